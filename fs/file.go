@@ -1,0 +1,102 @@
+package fs
+
+import (
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+// Open is answered once for all, see the package comment. Until then, and for
+// files that were created, the kernel also sends RELEASE, which means nothing.
+func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
+	return fuse.ENOSYS
+}
+
+func (f *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+
+func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
+	n, err := f.u.Read(f.node(in.NodeId), buf, int64(in.Offset))
+	if err != nil {
+		return nil, status(err)
+	}
+	return fuse.ReadResultData(buf[:n]), fuse.OK
+}
+
+func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
+	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
+	if err := f.u.Write(f.node(in.NodeId), data, int64(in.Offset), kill); err != nil {
+		return 0, status(err)
+	}
+	return uint32(len(data)), fuse.OK
+}
+
+func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	return status(f.u.Fallocate(f.node(in.NodeId), in.Mode, int64(in.Offset), int64(in.Length)))
+}
+
+// Lseek is asked for SEEK_DATA and SEEK_HOLE only. The kernel does not write
+// dirty pages back before it asks, so it is told to do so: invalidating an
+// inode's pages writes them, by requests that other readers answer meanwhile.
+func (f *fileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
+	n := f.node(in.NodeId)
+	if !f.u.ReadOnly() {
+		f.server.InodeNotify(in.NodeId, 0, 0) // fails for an inode that has no pages
+	}
+	off, err := f.u.Seek(n, int64(in.Offset), int(in.Whence))
+	out.Offset = uint64(off)
+	return status(err)
+}
+
+func (f *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
+	length := int(min(in.Len, 1<<30)) // the reply has 32 bits
+	n, err := f.u.CopyRange(f.node(in.NodeId), int64(in.OffIn), f.node(in.NodeIdOut), int64(in.OffOut), length)
+	return uint32(n), status(err)
+}
+
+func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status { return f.fsync(in) }
+
+// fsync of a volatile upper is answered ENOSYS: to the kernel that is success,
+// now and without asking ever after.
+func (f *fileSystem) fsync(in *fuse.FsyncIn) fuse.Status {
+	if f.u.Volatile() || f.u.ReadOnly() {
+		return fuse.ENOSYS
+	}
+	return status(f.u.Fsync(f.node(in.NodeId)))
+}
+
+func (f *fileSystem) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (uint32, fuse.Status) {
+	n, err := f.u.Getxattr(f.node(h.NodeId), name, dest)
+	if err == nil && len(dest) > 0 {
+		f.ids.aclOut(name, dest[:n])
+	}
+	return uint32(n), status(err)
+}
+
+func (f *fileSystem) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint32, fuse.Status) {
+	names, err := f.u.Listxattr(f.node(h.NodeId))
+	if err != nil {
+		return 0, status(err)
+	}
+	size := 0
+	for _, name := range names {
+		size += len(name) + 1
+	}
+	if len(dest) == 0 {
+		return uint32(size), fuse.OK
+	}
+	if size > len(dest) {
+		return uint32(size), fuse.ERANGE
+	}
+	buf := dest[:0]
+	for _, name := range names {
+		buf = append(append(buf, name...), 0)
+	}
+	return uint32(size), fuse.OK
+}
+
+func (f *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data []byte) fuse.Status {
+	f.ids.aclIn(name, data)
+	return status(f.u.Setxattr(f.node(in.NodeId), name, data, int(in.Flags)))
+}
+
+func (f *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return status(f.u.Removexattr(f.node(h.NodeId), name))
+}

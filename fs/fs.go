@@ -1,0 +1,177 @@
+// Package fs serves a union over FUSE: it decodes nothing itself (go-fuse
+// does) and merges nothing (package union does), but decides what the kernel
+// may cache and for how long, and translates attributes and ids.
+//
+// OPEN, OPENDIR, FLUSH and ACCESS are answered with ENOSYS, once: from then on
+// the kernel sends none of them, nor RELEASE, and keeps page and directory
+// caches over them. All state therefore hangs on the node. The kernel's
+// writeback cache is on: size and times of an open file are the kernel's.
+package fs
+
+import (
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"plash/union"
+)
+
+// forever is how long the kernel may cache what only changes through it.
+const forever = 1 << 40 // seconds
+
+// live is how long the kernel may cache what shows a live layer.
+const live = 1 * time.Second
+
+// fileSystem implements fuse.RawFileSystem. Node numbers are the union's.
+type fileSystem struct {
+	fuse.RawFileSystem
+	u      *union.Union
+	ids    *idMap // nil: the kernel speaks in our ids
+	hasLow bool   // some layer is live
+	server *fuse.Server
+}
+
+func status(err error) fuse.Status {
+	if err == nil {
+		return fuse.OK
+	}
+	if errno, ok := err.(syscall.Errno); ok {
+		return fuse.Status(errno)
+	}
+	return fuse.EIO
+}
+
+func (f *fileSystem) String() string             { return "plash" }
+func (f *fileSystem) Init(s *fuse.Server)        { f.server = s }
+func (f *fileSystem) node(id uint64) *union.Node { return f.u.ByID(id) }
+
+// attr fills out from st.
+func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
+	out.Ino = st.Ino
+	out.Size = uint64(st.Size)
+	out.Blocks = uint64(st.Blocks)
+	out.Atime, out.Atimensec = uint64(st.Atim.Sec), uint32(st.Atim.Nsec)
+	out.Mtime, out.Mtimensec = uint64(st.Mtim.Sec), uint32(st.Mtim.Nsec)
+	out.Ctime, out.Ctimensec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
+	out.Mode = st.Mode
+	out.Nlink = uint32(st.Nlink)
+	out.Uid, out.Gid = f.ids.outUID(st.Uid), f.ids.outGID(st.Gid)
+	out.Rdev = uint32(st.Rdev)
+	out.Blksize = uint32(st.Blksize)
+}
+
+// entry fills out for node n with attributes st.
+func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.Stat_t) {
+	out.NodeId, out.Generation = n.ID()
+	f.attr(&out.Attr, st)
+	out.EntryValid, out.AttrValid = forever, forever
+	if f.hasLow && n.Live() {
+		out.SetAttrTimeout(live)
+		out.SetEntryTimeout(live)
+	}
+}
+
+func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	dir := f.node(h.NodeId)
+	n, st, err := f.u.LookupStat(dir, name)
+	if err == unix.ENOENT {
+		// A node 0 with a time is a name that the kernel may remember as missing.
+		out.NodeId, out.EntryValid = 0, forever
+		if f.hasLow && dir.Live() {
+			out.SetEntryTimeout(live)
+		}
+		return fuse.OK
+	}
+	if err != nil {
+		return status(err)
+	}
+	f.entry(out, dir, n, st)
+	return fuse.OK
+}
+
+func (f *fileSystem) Forget(id, count uint64) {
+	if n := f.node(id); n != nil {
+		f.u.Forget(n, count)
+	}
+}
+
+func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
+	return f.attrOut(f.node(in.NodeId), out)
+}
+
+func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
+	var st unix.Stat_t
+	if err := f.u.Getattr(n, &st); err != nil {
+		return status(err)
+	}
+	f.attr(&out.Attr, &st)
+	out.AttrValid = forever
+	if f.hasLow && n.Live() {
+		out.SetTimeout(live)
+	}
+	return fuse.OK
+}
+
+func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	n := f.node(in.NodeId)
+	var a union.SetAttr
+	if mode, ok := in.GetMode(); ok {
+		a.Mode = &mode
+	}
+	if in.Valid&fuse.FATTR_UID != 0 {
+		uid := f.ids.inUID(in.Owner.Uid)
+		a.UID = &uid
+	}
+	if in.Valid&fuse.FATTR_GID != 0 {
+		gid := f.ids.inGID(in.Owner.Gid)
+		a.GID = &gid
+	}
+	if size, ok := in.GetSize(); ok {
+		s := int64(size)
+		a.Size = &s
+	}
+	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0
+	if in.Valid&fuse.FATTR_ATIME != 0 {
+		a.Atime = &unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
+		if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
+			a.Atime = &unix.Timespec{Nsec: unix.UTIME_NOW}
+		}
+	}
+	if in.Valid&fuse.FATTR_MTIME != 0 {
+		a.Mtime = &unix.Timespec{Sec: int64(in.Mtime), Nsec: int64(in.Mtimensec)}
+		if in.Valid&fuse.FATTR_MTIME_NOW != 0 {
+			a.Mtime = &unix.Timespec{Nsec: unix.UTIME_NOW}
+		}
+	}
+	if err := f.u.Setattr(n, a); err != nil {
+		return status(err)
+	}
+	return f.attrOut(n, out)
+}
+
+func (f *fileSystem) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	target, err := f.u.Readlink(f.node(h.NodeId))
+	return []byte(target), status(err)
+}
+
+// Access is not needed: the kernel checks permissions ("default_permissions"),
+// or, on a mount that only its user may enter, leaves it to us.
+func (f *fileSystem) Access(_ <-chan struct{}, in *fuse.AccessIn) fuse.Status { return fuse.ENOSYS }
+
+func (f *fileSystem) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	var st unix.Statfs_t
+	if err := f.u.Statfs(&st); err != nil {
+		return status(err)
+	}
+	out.Blocks, out.Bfree, out.Bavail = st.Blocks, st.Bfree, st.Bavail
+	out.Files, out.Ffree = st.Files, st.Ffree
+	out.Bsize, out.NameLen, out.Frsize = uint32(st.Bsize), uint32(st.Namelen), uint32(st.Frsize)
+	return fuse.OK
+}
+
+// Ioctl: no file flags, no encryption policies and so on.
+func (f *fileSystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, _ []byte, _ *fuse.IoctlOut, _ []byte) fuse.Status {
+	return fuse.Status(unix.ENOTTY)
+}

@@ -1,0 +1,167 @@
+package fs_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"plash/fs"
+	"plash/union"
+)
+
+// The server of a test's mount is a process of its own, as in real life: this
+// binary again, told by its environment what to serve.
+const serveEnv = "PLASH_FS_TEST_SERVE"
+
+type serveConfig struct {
+	union.Config
+	Mountpoint string
+}
+
+func TestMain(m *testing.M) {
+	if c := os.Getenv(serveEnv); c != "" {
+		if err := serve(c); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func serve(text string) error {
+	var c serveConfig
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		return err
+	}
+	u, err := union.New(c.Config)
+	if err != nil {
+		return err
+	}
+	defer u.Close()
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := fs.Mount(fd, c.Mountpoint, 0); err != nil {
+		return err
+	}
+	fmt.Println("mounted")
+	return fs.Serve(fd, u, fs.Options{})
+}
+
+// A stack is a set of layers and where they are mounted.
+type stack struct {
+	t      *testing.T
+	base   string
+	lowers []string // topmost first
+	upper  string   // "" if read-only
+	mnt    string
+	server *exec.Cmd
+}
+
+// newStack makes the directories of a stack with n lowers, not mounted yet.
+func newStack(t *testing.T, n int) *stack {
+	t.Helper()
+	if _, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0); err != nil {
+		t.Skip("FUSE cannot be used here: ", err)
+	}
+	base := t.TempDir()
+	s := &stack{t: t, base: base, mnt: filepath.Join(base, "mnt"), upper: filepath.Join(base, "upper")}
+	mkdirs(t, s.mnt, s.upper, filepath.Join(base, "work"))
+	for i := range n {
+		dir := filepath.Join(base, fmt.Sprint("lower", i))
+		mkdirs(t, dir)
+		s.lowers = append(s.lowers, dir)
+	}
+	return s
+}
+
+func mkdirs(t *testing.T, dirs ...string) {
+	t.Helper()
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// mount mounts the stack until the test ends or unmount is called.
+func (s *stack) mount() *stack {
+	s.t.Helper()
+	c := serveConfig{Mountpoint: s.mnt}
+	for _, l := range s.lowers {
+		c.Lowers = append(c.Lowers, union.Layer{Path: l})
+	}
+	if s.upper != "" {
+		c.Upper, c.Work = s.upper, filepath.Join(s.base, "work")
+	}
+	s.start(c)
+	return s
+}
+
+func (s *stack) start(c serveConfig) {
+	s.t.Helper()
+	text, err := json.Marshal(c)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.server = exec.Command(os.Args[0])
+	s.server.Env = append(os.Environ(), serveEnv+"="+string(text))
+	s.server.Stderr = os.Stderr
+	s.server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := s.server.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.server.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	line, _ := bufio.NewReader(out).ReadString('\n')
+	s.t.Cleanup(s.unmount)
+	if line != "mounted\n" {
+		s.t.Fatalf("server: %q", strings.TrimSpace(line))
+	}
+}
+
+// unmount ends the mount and waits for the server's end.
+func (s *stack) unmount() {
+	if s.server == nil {
+		return
+	}
+	err := unix.Unmount(s.mnt, 0)
+	if err != nil {
+		s.t.Errorf("unmount %s: %v", s.mnt, err)
+		unix.Unmount(s.mnt, unix.MNT_DETACH)
+	}
+	done := make(chan error, 1)
+	go func() { done <- s.server.Wait() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			s.t.Errorf("server: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		s.server.Process.Kill()
+		s.t.Error("the server did not end with its mount")
+	}
+	s.server = nil
+}
+
+func (s *stack) remount() {
+	s.t.Helper()
+	s.unmount()
+	s.mount()
+}
+
+// path returns a path in the mount.
+func (s *stack) path(name string) string { return filepath.Join(s.mnt, name) }

@@ -1,0 +1,91 @@
+package fs
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"os"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
+	"plash/internal/errs"
+	"plash/union"
+)
+
+// Options say how a union is served.
+type Options struct {
+	// HostIDs: the mount was made outside our user namespace, so requests and
+	// replies carry the ids of the namespace around it.
+	HostIDs bool
+}
+
+// maxWrite is the largest read or write request, the kernel's limit.
+const maxWrite = 1 << 20
+
+// MountData returns the option string for a mount(2) of type "fuse.plash" with
+// the open /dev/fuse devFD, which must have been opened in the user namespace
+// that mounts. Options: Documentation/filesystems/fuse.rst.
+func MountData(devFD int) string {
+	return fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d,default_permissions,allow_other,max_read=%d",
+		devFD, os.Geteuid(), os.Getegid(), maxWrite)
+}
+
+// Mount mounts the open /dev/fuse devFD at the directory target; flags are
+// those of mount(2). Whoever reads devFD is then the server.
+func Mount(devFD int, target string, flags uintptr) error {
+	return errs.Path(target, unix.Mount("plash", target, "fuse.plash", flags, MountData(devFD)))
+}
+
+// Serve answers the requests that come from devFD, which it closes in the end,
+// until the file system has been unmounted everywhere. The mount must be there
+// already.
+func Serve(devFD int, u *union.Union, o Options) error {
+	f := &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, hasLow: u.HasLive()}
+	if o.HostIDs {
+		var err error
+		if f.ids, err = newIDMap(); err != nil {
+			return err
+		}
+	}
+	// The union sets modes itself; see union.Creation.
+	unix.Umask(0)
+	s, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", devFD), mountOptions(u, o))
+	if err != nil {
+		return fmt.Errorf("FUSE: %w", err)
+	}
+	s.Serve()
+	return nil
+}
+
+// Capabilities that go-fuse has no names for; linux/fuse.h.
+const (
+	capNoOpendir    = 1 << 24
+	capHandleKillV2 = 1 << 28
+)
+
+func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
+	return &fuse.MountOptions{
+		Name:                 "plash",
+		FsName:               "plash",
+		MaxWrite:             maxWrite,
+		MaxReadAhead:         maxWrite,
+		MaxBackground:        64,
+		EnableSymlinkCaching: !u.HasLive(),
+		// With ACLs the kernel checks permissions by itself, by ids that a mount
+		// made outside our namespace would not have.
+		EnableAcl: u.HasACLs() && !o.HostIDs,
+		// Passthrough excludes no-open; splicing costs more than it brings for
+		// the small requests that most are.
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		DisableSplice:        true,
+		// READDIRPLUS only where the kernel sees names being looked up: listing
+		// names alone is nine times faster without.
+		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK |
+			fuse.CAP_WRITEBACK_CACHE | capHandleKillV2,
+		// Only we change what is mounted. (A live layer's changed file comes
+		// back from LOOKUP as another node.)
+		ExplicitDataCacheControl: true,
+		Logger:                   log.New(io.Discard, "", 0),
+	}
+}

@@ -1,0 +1,391 @@
+package union
+
+import "golang.org/x/sys/unix"
+
+// Creating takes for granted that Lookup has just answered ENOENT for the
+// name, and that nobody else makes it at the same time: the kernel's directory
+// locks see to that.
+
+// Owner and permissions of an object to be created. Umask does not count in a
+// directory that has a default ACL.
+type Creation struct {
+	Mode     uint32 // permission bits; of Mknod the type, too
+	Umask    uint32
+	UID, GID uint32
+}
+
+// make makes the object name in directory dir by calling put with a directory
+// descriptor and a name, gives it its owner, and returns its node and
+// attributes.
+func (u *Union) make(dir *Node, name string, c Creation, put func(fd int, name string, mode uint32) error, isDir bool) (*Node, *unix.Stat_t, error) {
+	if err := u.copyUp(dir, -1); err != nil {
+		return nil, nil, err
+	}
+	d := dir.dir
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	up := d.upper.Load()
+	h, err := up.pin(u)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer h.unpin()
+	mode := c.Mode
+	if !u.hasDefaultACL(d, h.fd) {
+		mode &^= c.Umask
+	}
+	m := maker{u: u, up: up, fd: h.fd, c: c, put: put, mode: mode, isDir: isDir}
+	if err := m.run(name); err != nil {
+		return nil, nil, err
+	}
+	return u.made(dir, up, h.fd, name)
+}
+
+// A maker puts one new object into a directory of the upper.
+type maker struct {
+	u     *Union
+	up    *layerDir
+	fd    int
+	c     Creation
+	put   func(fd int, name string, mode uint32) error
+	mode  uint32
+	isDir bool
+}
+
+func (m *maker) run(name string) error {
+	err := m.put(m.fd, name, m.mode)
+	if err == unix.EEXIST {
+		return m.overWhiteout(name)
+	}
+	if err != nil {
+		return err
+	}
+	if err := m.own(m.fd, name); err != nil {
+		m.u.removeTree(m.fd, name)
+		return err
+	}
+	return nil
+}
+
+// own gives the new object its owner. The group comes from a directory with
+// sgid, which the file system has seen to; chown drops suid and sgid of files.
+func (m *maker) own(fd int, name string) error {
+	if int(m.c.UID) == m.u.euid && int(m.c.GID) == m.u.egid {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	gid := m.c.GID
+	var dir unix.Stat_t
+	if err := fstat(m.fd, &dir); err != nil {
+		return err
+	}
+	if dir.Mode&unix.S_ISGID != 0 {
+		gid = st.Gid
+	}
+	if st.Uid == m.c.UID && st.Gid == gid {
+		return nil
+	}
+	if err := unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && !m.isDir {
+		return ref{fd: fd, name: name}.chmod(st.Mode & 0o7777)
+	}
+	return nil
+}
+
+// overWhiteout makes the object where the upper has a whiteout: prepared in
+// the work directory, so that at no time what the whiteout hides can be seen.
+func (m *maker) overWhiteout(name string) error {
+	u := m.u
+	var st unix.Stat_t
+	if err := fstatat(m.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if !u.isWhiteout(m.up, name, &st) {
+		return unix.EEXIST
+	}
+	stage, err := m.stage()
+	if err != nil {
+		return err
+	}
+	defer stage.close(u)
+	tmp := u.tmpName()
+	if err := m.put(stage.fd, tmp, m.mode); err != nil {
+		return err
+	}
+	err = m.own(stage.fd, tmp)
+	if err == nil && m.isDir {
+		err = unix.Setxattr(fdPath(stage.fd)+"/"+tmp, userPrefix+opaqueAttr, []byte("y"), 0)
+	}
+	if err == nil {
+		err = m.swapIn(stage.fd, tmp, name)
+	}
+	if err != nil {
+		u.removeTree(stage.fd, tmp)
+	}
+	return err
+}
+
+func (m *maker) swapIn(stage int, tmp, name string) error {
+	if !m.isDir {
+		return unix.Renameat(stage, tmp, m.fd, name)
+	}
+	if err := unix.Renameat2(stage, tmp, m.fd, name, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return unix.Unlinkat(stage, tmp, 0)
+}
+
+// A stage is a directory in which objects get the same group and ACL as in the
+// one that they are for: the work directory itself, or one made below it.
+type stage struct {
+	fd   int
+	name string
+}
+
+func (m *maker) stage() (stage, error) {
+	u := m.u
+	var st unix.Stat_t
+	if err := fstat(m.fd, &st); err != nil {
+		return stage{}, err
+	}
+	acl, err := getxattr(ref{fd: m.fd}, aclDefault)
+	if err != nil && err != unix.ENODATA && err != unix.ENOTSUP {
+		return stage{}, err
+	}
+	if st.Mode&unix.S_ISGID == 0 && len(acl) == 0 {
+		return stage{fd: u.workFD()}, nil
+	}
+	s := stage{name: u.tmpName()}
+	if err := unix.Mkdirat(u.workFD(), s.name, 0o700); err != nil {
+		return s, err
+	}
+	s.fd, err = u.openat(u.workFD(), s.name, dirFlags, 0)
+	if err == nil {
+		err = unix.Fchown(s.fd, -1, int(st.Gid))
+	}
+	if err == nil {
+		err = unix.Fchmod(s.fd, 0o700|st.Mode&unix.S_ISGID)
+	}
+	if err == nil && len(acl) > 0 {
+		err = unix.Fsetxattr(s.fd, aclDefault, acl, 0)
+	}
+	if err != nil {
+		s.close(u)
+	}
+	return s, err
+}
+
+func (s stage) close(u *Union) {
+	if s.name == "" {
+		return
+	}
+	if s.fd > 0 {
+		unix.Close(s.fd)
+	}
+	unix.Unlinkat(u.workFD(), s.name, unix.AT_REMOVEDIR)
+}
+
+// made returns the node of an object that has just appeared as name in up.
+func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix.Stat_t, error) {
+	h := hit{in: up}
+	if err := fstatat(fd, name, &h.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return nil, nil, err
+	}
+	if h.st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		h.dirs = []*layerDir{up.child(name)}
+	}
+	u.origins.drop(h.st.Ino) // of an earlier object with this inode
+	n, err := u.intern(dir, name, &h)
+	if err != nil {
+		return nil, nil, err
+	}
+	dir.dir.listed(name, n)
+	u.show(n, u.upper, &h.st)
+	return n, &h.st, nil
+}
+
+// Mkdir makes a directory. The node returned counts one lookup, as with all
+// that follow.
+func (u *Union) Mkdir(dir *Node, name string, c Creation) (*Node, *unix.Stat_t, error) {
+	return u.make(dir, name, c, func(fd int, name string, mode uint32) error {
+		return unix.Mkdirat(fd, name, mode&0o7777)
+	}, true)
+}
+
+// Mknod makes a regular file, device, FIFO or socket. A device 0:0 is refused
+// (EPERM): it would be a whiteout.
+func (u *Union) Mknod(dir *Node, name string, c Creation, rdev uint32) (*Node, *unix.Stat_t, error) {
+	if c.Mode&unix.S_IFMT == unix.S_IFCHR && rdev == 0 {
+		return nil, nil, unix.EPERM
+	}
+	return u.make(dir, name, c, func(fd int, name string, mode uint32) error {
+		return unix.Mknodat(fd, name, mode, int(rdev))
+	}, false)
+}
+
+// Symlink makes a symlink to target.
+func (u *Union) Symlink(dir *Node, name, target string, c Creation) (*Node, *unix.Stat_t, error) {
+	return u.make(dir, name, c, func(fd int, name string, _ uint32) error {
+		return unix.Symlinkat(target, fd, name)
+	}, false)
+}
+
+// Create makes a regular file and keeps it open for what will be written.
+func (u *Union) Create(dir *Node, name string, c Creation) (*Node, *unix.Stat_t, error) {
+	var made *handle
+	n, st, err := u.make(dir, name, c, func(fd int, name string, mode uint32) error {
+		f, err := u.openat(fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW, mode&0o7777)
+		if err == nil {
+			made = u.fds.add(f, true)
+		}
+		return err
+	}, false)
+	if made == nil {
+		return n, st, err
+	}
+	made.unpin()
+	if err != nil || !n.data.CompareAndSwap(nil, made) {
+		made.retire()
+	}
+	return n, st, err
+}
+
+// Tmpfile makes a regular file without a name in dir's file system, see
+// O_TMPFILE in open(2). Link can give it one.
+func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
+	if err := u.copyUp(dir, -1); err != nil {
+		return nil, nil, err
+	}
+	h, err := dir.dir.upper.Load().pin(u)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer h.unpin()
+	mode := c.Mode & 0o7777
+	if !u.hasDefaultACL(dir.dir, h.fd) {
+		mode &^= c.Umask
+	}
+	fd, err := u.openat(h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, mode)
+	if err != nil {
+		return nil, nil, err
+	}
+	var st unix.Stat_t
+	if err := u.ownOpen(h.fd, fd, c, &st); err != nil {
+		unix.Close(fd)
+		return nil, nil, err
+	}
+	u.origins.drop(st.Ino)
+	n := &Node{typ: unix.S_IFREG, key: u.keyOf(u.upper, &st), parent: dir, gone: true, layer: u.upper, held: fd}
+	n.ino = u.shownIno(u.upper, &st)
+	n.refs.Store(1)
+	u.nHeld.Add(1)
+	u.table.add(n.key, n)
+	u.table.number(n)
+	return n, &st, nil
+}
+
+func (u *Union) ownOpen(dir, fd int, c Creation, st *unix.Stat_t) error {
+	var parent unix.Stat_t
+	if err := fstat(dir, &parent); err != nil {
+		return err
+	}
+	if err := unix.Fstat(fd, st); err != nil {
+		return err
+	}
+	gid := c.GID
+	if parent.Mode&unix.S_ISGID != 0 {
+		gid = st.Gid
+	}
+	if st.Uid == c.UID && st.Gid == gid {
+		return nil
+	}
+	if err := unix.Fchown(fd, int(c.UID), int(gid)); err != nil {
+		return err
+	}
+	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {
+		if err := unix.Fchmod(fd, st.Mode&0o7777); err != nil {
+			return err
+		}
+	}
+	return unix.Fstat(fd, st)
+}
+
+// Link gives n another name, in dir.
+func (u *Union) Link(n, dir *Node, name string) (*unix.Stat_t, error) {
+	if n.dir != nil {
+		return nil, unix.EPERM
+	}
+	if err := u.copyUp(n, -1); err != nil {
+		return nil, err
+	}
+	if err := u.copyUp(dir, -1); err != nil {
+		return nil, err
+	}
+	if err := u.link(n, dir, name); err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	err := u.Getattr(n, &st)
+	return &st, err
+}
+
+func (u *Union) link(n, dir *Node, name string) error {
+	d := dir.dir
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	up := d.upper.Load()
+	h, err := up.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	r, err := u.refLocked(n)
+	if err != nil {
+		return err
+	}
+	defer r.done()
+	err = r.link(h.fd, name)
+	if err == unix.EEXIST {
+		err = u.linkOverWhiteout(r, up, h.fd, name)
+	}
+	if err != nil {
+		return err
+	}
+	n.parent, n.name, n.gone = dir, name, false
+	if n.held >= 0 {
+		u.letGo(n)
+	}
+	if n.parked != "" {
+		u.unlinkWork(n.parked)
+		n.parked = ""
+		n.links++
+	}
+	d.listed(name, n)
+	return nil
+}
+
+func (u *Union) linkOverWhiteout(r ref, up *layerDir, fd int, name string) error {
+	var st unix.Stat_t
+	if err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if !u.isWhiteout(up, name, &st) {
+		return unix.EEXIST
+	}
+	tmp := u.tmpName()
+	if err := r.link(u.workFD(), tmp); err != nil {
+		return err
+	}
+	if err := unix.Renameat(u.workFD(), tmp, fd, name); err != nil {
+		u.unlinkWork(tmp)
+		return err
+	}
+	return nil
+}

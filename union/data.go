@@ -1,0 +1,242 @@
+package union
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// pinData returns a descriptor of n's data, which stays open until unpin. For
+// writing n must lie in the upper.
+func (u *Union) pinData(n *Node, write bool) (*handle, error) {
+	if h := n.data.Load(); h != nil && (h.write || !write) && h.pin() {
+		return h, nil
+	}
+	n.dataMu.Lock()
+	defer n.dataMu.Unlock()
+	if h := n.data.Load(); h != nil && (h.write || !write) && h.pin() {
+		return h, nil
+	}
+	if n.typ != unix.S_IFREG {
+		return nil, unix.EINVAL
+	}
+	r, err := u.ref(n)
+	if err != nil {
+		return nil, err
+	}
+	// Until the handle is stored n.loc is held, or copy-up would not see it.
+	defer r.done()
+	upper := r.d == nil || r.d.layer == u.upper
+	fd, err := r.openData(u, upper)
+	if err != nil {
+		return nil, err
+	}
+	h := u.fds.add(fd, upper)
+	if old := n.data.Swap(h); old != nil {
+		old.retire()
+	}
+	return h, nil
+}
+
+// openData opens the object for reading, one of the upper for writing, too.
+// A lower's access time is not touched where we may prevent it.
+func (r ref) openData(u *Union, upper bool) (int, error) {
+	if upper {
+		return r.open(u, unix.O_RDWR)
+	}
+	fd, err := r.open(u, unix.O_RDONLY|unix.O_NOATIME)
+	if err == unix.EPERM {
+		fd, err = r.open(u, unix.O_RDONLY)
+	}
+	return fd, err
+}
+
+// Open returns a descriptor of its own for reading the regular file n as it
+// lies in its layer; the caller closes it.
+func (u *Union) Open(n *Node) (*os.File, error) {
+	if n.typ != unix.S_IFREG {
+		return nil, unix.EINVAL
+	}
+	r, err := u.ref(n)
+	if err != nil {
+		return nil, err
+	}
+	defer r.done()
+	fd, err := r.openData(u, false)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), n.name), nil
+}
+
+// Read reads into buf from offset off and returns how many bytes there were;
+// fewer than len(buf) only at the end of the file.
+func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
+	h, err := u.pinData(n, false)
+	if err != nil {
+		return 0, err
+	}
+	defer h.unpin()
+	return pread(h.fd, buf, off)
+}
+
+// Write writes data at offset off, copying n up first. killPriv says that the
+// writer may not keep the file's suid and sgid bits.
+func (u *Union) Write(n *Node, data []byte, off int64, killPriv bool) error {
+	h, err := u.pinWrite(n, -1)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if killPriv {
+		if err := dropPriv(h.fd); err != nil {
+			return err
+		}
+	}
+	return pwrite(h.fd, data, off)
+}
+
+// pinWrite is pinData for writing; it copies n up, at most size bytes of it.
+func (u *Union) pinWrite(n *Node, size int64) (*handle, error) {
+	if h := n.data.Load(); h != nil && h.write && h.pin() {
+		return h, nil
+	}
+	if err := u.copyUp(n, size); err != nil {
+		return nil, err
+	}
+	return u.pinData(n, true)
+}
+
+func (u *Union) truncate(n *Node, size int64, killPriv bool) error {
+	h, err := u.pinWrite(n, size)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if killPriv {
+		if err := dropPriv(h.fd); err != nil {
+			return err
+		}
+	}
+	for {
+		if err := unix.Ftruncate(h.fd, size); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// dropPriv removes suid, and sgid from a file that its group may execute. The
+// server is privileged itself, so the kernel does not do it for it.
+func dropPriv(fd int) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	mode := st.Mode &^ unix.S_ISUID
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	if mode == st.Mode {
+		return nil
+	}
+	return unix.Fchmod(fd, mode&0o7777)
+}
+
+// Fallocate is fallocate(2) on n.
+func (u *Union) Fallocate(n *Node, mode uint32, off, length int64) error {
+	h, err := u.pinWrite(n, -1)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	for {
+		if err := unix.Fallocate(h.fd, mode, off, length); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Seek is lseek(2) with SEEK_DATA or SEEK_HOLE.
+func (u *Union) Seek(n *Node, off int64, whence int) (int64, error) {
+	h, err := u.pinData(n, false)
+	if err != nil {
+		return 0, err
+	}
+	defer h.unpin()
+	return unix.Seek(h.fd, off, whence)
+}
+
+// CopyRange is copy_file_range(2) from src to dst. EXDEV and EOPNOTSUPP mean
+// that the caller should copy by itself.
+func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, length int) (int, error) {
+	d, err := u.pinWrite(dst, -1)
+	if err != nil {
+		return 0, err
+	}
+	defer d.unpin()
+	s, err := u.pinData(src, false)
+	if err != nil {
+		return 0, err
+	}
+	defer s.unpin()
+	for {
+		n, err := unix.CopyFileRange(s.fd, &srcOff, d.fd, &dstOff, length, 0)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// Fsync makes n's data and attributes durable. It does nothing for an object
+// of a lower layer or in a volatile union.
+func (u *Union) Fsync(n *Node) error {
+	if u.volatile || u.upper == nil || !n.inUpper(u) {
+		return nil
+	}
+	if n.dir != nil {
+		h, err := n.dir.upper.Load().pin(u)
+		if err != nil {
+			return err
+		}
+		defer h.unpin()
+		return unix.Fsync(h.fd)
+	}
+	h, err := u.pinData(n, true)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	return unix.Fsync(h.fd)
+}
+
+func pread(fd int, buf []byte, off int64) (int, error) {
+	done := 0
+	for done < len(buf) {
+		n, err := unix.Pread(fd, buf[done:], off+int64(done))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if n == 0 {
+			break
+		}
+		done += n
+	}
+	return done, nil
+}
+
+func pwrite(fd int, data []byte, off int64) error {
+	for len(data) > 0 {
+		n, err := unix.Pwrite(fd, data, off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		data, off = data[n:], off+int64(n)
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+package union
+
+import (
+	"bufio"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/errs"
+)
+
+// A layer is one directory tree of the stack.
+type layer struct {
+	id     uint32 // 0 is the upper
+	path   string // for messages only
+	root   *layerDir
+	live   bool
+	mounts *mountTable // of a live layer
+	// foreign: owners that our user namespace does not map are shown as root.
+	foreign bool
+}
+
+// A layerDir is a directory of one layer, found by its parent in that layer
+// and its name: a path string is never built, and its descriptor can be closed
+// and opened again at any time. Location and descriptor of a lower never
+// change; an upper directory is moved by rename.
+type layerDir struct {
+	layer *layer
+	h     atomic.Pointer[handle]
+
+	mu     sync.Mutex // guards the location and the opening
+	parent *layerDir  // nil for a layer's root
+	name   string
+	mount  *mountPoint // of a live layer: the mount table's node here, if any
+
+	marks atomic.Uint32 // what opaque and xwhiteouts found, once asked
+}
+
+const (
+	marksKnown = 1 << iota
+	markOpaque
+	markXWhiteouts // whiteouts in here are empty files with an attribute
+)
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
+
+func (u *Union) openLayer(l Layer, lock int) (*layer, error) {
+	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, live: l.Live}
+	fd, err := u.openat(unix.AT_FDCWD, l.Path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, errs.Path(l.Path, err)
+	}
+	ly.root = &layerDir{layer: ly}
+	h := &handle{fd: fd} // outside the cache: a root cannot be opened again
+	h.state.Store(1)
+	ly.root.h.Store(h)
+	u.locks = append(u.locks, fd)
+	if !l.Live {
+		if err := unix.Flock(fd, lock|unix.LOCK_NB); err != nil && err != unix.EWOULDBLOCK {
+			return nil, errs.Path(l.Path, err)
+		}
+	} else {
+		if ly.mounts, err = newMountTable(l.Path); err != nil {
+			return nil, err
+		}
+		ly.root.mount = ly.mounts.root()
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, errs.Path(l.Path, err)
+	}
+	u.devs.index(st.Dev)
+	// A layer of our own may well hold files of "nobody", whose id is the same
+	// as the one shown for owners without a mapping: only a layer whose root
+	// has such an owner is somebody else's.
+	ly.foreign = l.Live || u.overflow || st.Uid == overflowID
+	return ly, nil
+}
+
+func (u *Union) openUpper(upper, work string) error {
+	if err := u.lock(work, unix.LOCK_EX, "changes directory in use"); err != nil {
+		return err
+	}
+	ly, err := u.openLayer(Layer{Path: upper}, unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+	ly.id = 0
+	u.upper = ly
+	return u.openWork(u.locks[0])
+}
+
+// overflowID is what stat(2) shows for an owner without a mapping, the
+// kernel's default of /proc/sys/kernel/overflowuid.
+const overflowID = 65534
+
+// mapsOverflowID reports whether this user namespace maps some id to 65534, so
+// that a file can really be owned by it.
+func mapsOverflowID() bool {
+	f, err := os.Open("/proc/self/uid_map")
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		w := strings.Fields(s.Text())
+		if len(w) != 3 {
+			continue
+		}
+		first, _ := strconv.ParseUint(w[0], 10, 32)
+		count, _ := strconv.ParseUint(w[2], 10, 64)
+		if first <= overflowID && overflowID < first+count {
+			return true
+		}
+	}
+	return false
+}
+
+// pin returns the directory's descriptor, opened if it must be, which stays
+// open until unpin. It may be an O_PATH one where reading is not permitted.
+func (d *layerDir) pin(u *Union) (*handle, error) {
+	if h := d.h.Load(); h != nil && h.pin() {
+		return h, nil
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if h := d.h.Load(); h != nil && h.pin() {
+		return h, nil
+	}
+	if d.synthetic() {
+		return nil, unix.ENOENT
+	}
+	p, err := d.parent.pin(u)
+	if err != nil {
+		return nil, err
+	}
+	defer p.unpin()
+	fd, err := d.open(u, p.fd, dirFlags)
+	if err == unix.EACCES {
+		fd, err = d.open(u, p.fd, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h := u.fds.add(fd, false)
+	d.h.Store(h)
+	return h, nil
+}
+
+func (d *layerDir) open(u *Union, parent int, flags int) (int, error) {
+	if d.layer.live && d.mount == nil {
+		return openBeneathMount(parent, d.name, flags)
+	}
+	return u.openat(parent, d.name, flags, 0)
+}
+
+// synthetic reports whether d stands for a mount point that is not entered:
+// an empty directory that exists nowhere.
+func (d *layerDir) synthetic() bool { return d.mount != nil && !d.mount.enter }
+
+func (d *layerDir) stat(u *Union, st *unix.Stat_t) error {
+	if d.synthetic() {
+		d.mount.stat(st)
+		return nil
+	}
+	h, err := d.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	return fstat(h.fd, st)
+}
+
+// drop closes the descriptor when its last user has left.
+func (d *layerDir) drop() {
+	if h := d.h.Load(); h != nil && d.parent != nil {
+		h.retire()
+	}
+}
+
+// child returns the layerDir of the directory name in d.
+func (d *layerDir) child(name string) *layerDir {
+	c := &layerDir{layer: d.layer, parent: d, name: name}
+	if d.layer.live {
+		c.mount = d.mount.child(name)
+	}
+	return c
+}
+
+// lstat fills st with what name in d is, without following it. In a live layer
+// it does not enter mount points, nor ask those for anything.
+func (d *layerDir) lstat(u *Union, name string, st *unix.Stat_t) error {
+	if d.synthetic() {
+		return unix.ENOENT
+	}
+	h, err := d.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if d.layer.live {
+		return d.lstatLive(h.fd, name, st)
+	}
+	return fstatat(h.fd, name, st, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func fstat(fd int, st *unix.Stat_t) error {
+	return fstatat(fd, "", st, unix.AT_EMPTY_PATH)
+}
+
+func fstatat(fd int, name string, st *unix.Stat_t, flags int) error {
+	for {
+		if err := unix.Fstatat(fd, name, st, flags); err != unix.EINTR {
+			return err
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package union
+
+import "golang.org/x/sys/unix"
+
+// A hit is what a name stands for in a merged directory.
+type hit struct {
+	st   unix.Stat_t // of the topmost object
+	in   *layerDir   // the layer directory that holds it
+	dirs []*layerDir // of a directory: what merges, topmost first
+}
+
+// find searches name in the layers of directory d, as overlayfs does: the
+// topmost object counts, a whiteout ends the search, and directories merge
+// down to the first opaque one or the first object of another type.
+func (u *Union) find(d *dirState, name string) (hit, error) {
+	var h hit
+	for _, ld := range d.stack() {
+		var st unix.Stat_t
+		if err := ld.lstat(u, name, &st); err != nil {
+			if err == unix.ENOENT {
+				continue
+			}
+			return h, err
+		}
+		if u.isWhiteout(ld, name, &st) {
+			break
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+			if h.in == nil {
+				h.in, h.st = ld, st
+			}
+			break
+		}
+		if h.in == nil {
+			h.in, h.st = ld, st
+		} else if h.dirs[len(h.dirs)-1].opaque(u) {
+			break
+		}
+		h.dirs = append(h.dirs, ld.child(name))
+	}
+	if h.in == nil {
+		return h, unix.ENOENT
+	}
+	return h, nil
+}
+
+// hasBelow reports whether name in d shows, or would show if the upper had
+// nothing of that name, an object of a lower layer.
+func (u *Union) hasBelow(d *dirState, name string) (bool, error) {
+	lowers := *d.lowers.Load()
+	for _, ld := range lowers {
+		var st unix.Stat_t
+		err := ld.lstat(u, name, &st)
+		if err == unix.ENOENT {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		return !u.isWhiteout(ld, name, &st), nil
+	}
+	return false, nil
+}
+
+// Lookup finds name in the directory dir. The node returned counts one lookup
+// more, which Forget gives back. Errors are those of a path walk: ENOENT,
+// ENAMETOOLONG, EACCES, EIO and so on.
+func (u *Union) Lookup(dir *Node, name string) (*Node, error) {
+	n, _, err := u.LookupStat(dir, name)
+	return n, err
+}
+
+// LookupStat is Lookup and Getattr in one: it saves the second system call.
+func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) {
+	if dir.dir == nil {
+		return nil, nil, unix.ENOTDIR
+	}
+	h, err := u.find(dir.dir, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := u.intern(dir, name, &h)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !n.liesIn(h.in.layer) {
+		// Copied up under another name, or meanwhile.
+		err := u.Getattr(n, &h.st)
+		return n, &h.st, err
+	}
+	u.show(n, h.in.layer, &h.st)
+	return n, &h.st, nil
+}
+
+// intern returns the node for what was found, an existing one if there is.
+func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
+	k := u.keyOf(h.in.layer, &h.st)
+	n := u.table.get(k)
+	if n == nil {
+		n = u.newNode(dir, name, k, h)
+		if other := u.table.add(k, n); other != n {
+			n = other
+		} else {
+			u.table.number(n)
+			return n, nil
+		}
+	}
+	return n, u.named(n, dir, name, h)
+}
+
+func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
+	n := &Node{typ: h.st.Mode & unix.S_IFMT, key: k, parent: dir, name: name, layer: h.in.layer, held: -1}
+	n.refs.Store(1)
+	if h.dirs != nil {
+		n.dir = newDirState(h.dirs)
+		n.ino = u.dirIno(h.dirs, &h.st)
+		return n
+	}
+	n.ino = u.shownIno(h.in.layer, &h.st)
+	if n.layer != u.upper {
+		n.ldir, n.lname = h.in, name
+	}
+	return n
+}
+
+// named records that n was just found as name in dir: its latest name is the
+// one by which an upper object is reached. A lower object that was copied up
+// under another of its names gets this one in the upper, too.
+func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
+	if n.dir != nil {
+		n.loc.Lock()
+		n.parent, n.name = dir, name
+		n.loc.Unlock()
+		return nil
+	}
+	n.loc.RLock()
+	same := n.parent == dir && n.name == name && !n.gone
+	lower := n.layer != u.upper
+	n.loc.RUnlock()
+	if same {
+		return nil
+	}
+	if !lower && h.in.layer != u.upper {
+		if err := u.linkUpper(n, dir, name); err != nil {
+			u.Forget(n, 1)
+			return err
+		}
+		return nil
+	}
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	n.parent, n.name, n.gone = dir, name, false
+	if n.layer.live { // its other name may have vanished
+		n.ldir, n.lname = h.in, name
+	}
+	if n.held >= 0 {
+		u.letGo(n)
+	}
+	return nil
+}
+
+// shownIno is the inode number shown for an object of layer l that is no
+// directory of several layers.
+func (u *Union) shownIno(l *layer, st *unix.Stat_t) uint64 {
+	if l == u.upper {
+		if ino, ok := u.origins.get(st.Ino); ok {
+			return ino
+		}
+	}
+	return inode(u.devs.index(st.Dev), st.Ino)
+}
+
+// dirIno is the number shown for a directory: that of its topmost lower, which
+// stays when the directory is copied up, else the upper's.
+func (u *Union) dirIno(stack []*layerDir, top *unix.Stat_t) uint64 {
+	if stack[0].layer == u.upper && len(stack) > 1 {
+		var st unix.Stat_t
+		if stack[1].stat(u, &st) == nil {
+			return inode(u.devs.index(st.Dev), st.Ino)
+		}
+	}
+	return u.shownIno(stack[0].layer, top)
+}

@@ -1,0 +1,419 @@
+package union
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Node is an object of the merged tree: one for all names of a file, the
+// same before and after its copy-up.
+type Node struct {
+	id, gen uint64
+	refs    atomic.Int64 // lookups not given back, see table
+	typ     uint32       // S_IFMT bits
+	ino     uint64       // the number shown
+	copyMu  sync.Mutex
+	dir     *dirState // of a directory
+
+	loc    sync.RWMutex // guards what follows
+	key    key
+	low    key    // key of the lower object it was copied up from, if any
+	parent *Node  // where it is in the merged tree …
+	name   string // … and lies in the upper, if it is an upper object
+	gone   bool   // has no name (that we know of) any more
+	layer  *layer
+	ldir   *layerDir // where a lower object lies: it stays there whatever
+	lname  string    // happens to its names
+	held   int       // descriptor of an upper object without a name, or -1
+	parked string    // name in the work directory of an upper object without another
+	links  int32     // names in the merged tree minus links of the object itself
+
+	dataMu sync.Mutex // guards opening
+	data   atomic.Pointer[handle]
+}
+
+// A dirState is what only directories have.
+type dirState struct {
+	mu     sync.Mutex // serialises changes of the directory
+	upper  atomic.Pointer[layerDir]
+	lowers atomic.Pointer[[]*layerDir] // topmost first; replaced by a shorter one, never changed
+	list   atomic.Pointer[listing]
+	listMu sync.Mutex
+	acl    atomic.Uint32 // whether it has a default ACL: aclUnknown …
+	pinned *handle       // of a removed upper directory, under the node's loc
+}
+
+func newDirState(stack []*layerDir) *dirState {
+	d := &dirState{}
+	if len(stack) > 0 && stack[0].layer.id == 0 {
+		d.upper.Store(stack[0])
+		stack = stack[1:]
+	}
+	d.lowers.Store(&stack)
+	return d
+}
+
+// stack returns the layer directories that merge into this one, topmost first.
+func (d *dirState) stack() []*layerDir {
+	lowers := *d.lowers.Load()
+	if up := d.upper.Load(); up != nil {
+		return append([]*layerDir{up}, lowers...)
+	}
+	return lowers
+}
+
+// top returns the layer directory whose attributes are the merged one's.
+func (d *dirState) top() *layerDir {
+	if up := d.upper.Load(); up != nil {
+		return up
+	}
+	return (*d.lowers.Load())[0]
+}
+
+func (d *dirState) merged() bool {
+	n := len(*d.lowers.Load())
+	return n > 1 || n == 1 && d.upper.Load() != nil
+}
+
+// ID returns the number by which ByID finds the node until it is forgotten,
+// and a generation that tells users of the same number apart.
+func (n *Node) ID() (id, generation uint64) { return n.id, n.gen }
+
+// Type returns the node's type, S_IFMT bits of st_mode.
+func (n *Node) Type() uint32 { return n.typ }
+
+// Ino returns the inode number shown for the node.
+func (n *Node) Ino() uint64 { return n.ino }
+
+// IsDir reports whether the node is a directory.
+func (n *Node) IsDir() bool { return n.typ == unix.S_IFDIR }
+
+// Live reports whether what the node shows may change without our doing,
+// because it lies in a live layer (or, a directory, merges one).
+func (n *Node) Live() bool {
+	if n.dir != nil {
+		for _, d := range *n.dir.lowers.Load() {
+			if d.layer.live {
+				return true
+			}
+		}
+		return false
+	}
+	n.loc.RLock()
+	defer n.loc.RUnlock()
+	return n.layer.live
+}
+
+func (n *Node) liesIn(l *layer) bool {
+	n.loc.RLock()
+	defer n.loc.RUnlock()
+	return n.layer == l
+}
+
+// letGo closes the descriptor held of an object without a name. The caller
+// holds n.loc.
+func (u *Union) letGo(n *Node) {
+	unix.Close(n.held)
+	n.held = -1
+	u.nHeld.Add(-1)
+}
+
+// A key identifies an object among all layers. It is layer and inode, never
+// device and inode: hard links between layers that share files must not become
+// one file. A live layer's file is a new one when it has changed.
+type key struct {
+	layer, dev uint32
+	ino, ver   uint64
+}
+
+func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
+	k := key{layer: l.id, dev: u.devs.index(st.Dev), ino: st.Ino}
+	if l.live && st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		k.ver = uint64(st.Ctim.Nano())*0x9e3779b97f4a7c15 + uint64(st.Size) + 1
+	}
+	return k
+}
+
+// A table finds nodes by number and by key. A node leaves it when its count of
+// lookups falls to zero: whoever sets the count from 0 to forgotten removes it,
+// and a forgotten node is never handed out again.
+type table struct {
+	shards [64]struct {
+		sync.Mutex
+		m map[key]*Node
+	}
+	ids struct {
+		sync.Mutex
+		chunks atomic.Pointer[[]*chunk]
+		free   []uint64
+		next   uint64
+		gen    uint64
+	}
+}
+
+const (
+	forgotten = -1 << 40
+	chunkSize = 1024
+	rootID    = 1
+)
+
+type chunk [chunkSize]atomic.Pointer[Node]
+
+func (t *table) shard(k key) *struct {
+	sync.Mutex
+	m map[key]*Node
+} {
+	h := (k.ino ^ k.ver ^ uint64(k.layer)<<7) * 0x9e3779b97f4a7c15
+	return &t.shards[h>>58]
+}
+
+func (t *table) addRoot(n *Node) {
+	t.ids.next = rootID
+	t.number(n)
+	s := t.shard(n.key)
+	s.m = map[key]*Node{n.key: n}
+}
+
+// number gives n an id.
+func (t *table) number(n *Node) {
+	t.ids.Lock()
+	defer t.ids.Unlock()
+	t.ids.gen++
+	n.gen = t.ids.gen
+	if l := len(t.ids.free); l > 0 {
+		n.id, t.ids.free = t.ids.free[l-1], t.ids.free[:l-1]
+	} else {
+		n.id = t.ids.next
+		t.ids.next++
+	}
+	chunks := t.ids.chunks.Load()
+	if chunks == nil {
+		chunks = &[]*chunk{}
+	}
+	if int(n.id/chunkSize) >= len(*chunks) {
+		grown := append((*chunks)[:len(*chunks):len(*chunks)], new(chunk))
+		chunks = &grown
+		t.ids.chunks.Store(chunks)
+	}
+	(*chunks)[n.id/chunkSize][n.id%chunkSize].Store(n)
+}
+
+// ByID returns the node with this number, or nil.
+func (u *Union) ByID(id uint64) *Node {
+	chunks := *u.table.ids.chunks.Load()
+	if id/chunkSize >= uint64(len(chunks)) {
+		return nil
+	}
+	return chunks[id/chunkSize][id%chunkSize].Load()
+}
+
+func (t *table) each(f func(*Node)) {
+	chunks := t.ids.chunks.Load()
+	if chunks == nil {
+		return
+	}
+	for _, c := range *chunks {
+		for i := range c {
+			if n := c[i].Load(); n != nil {
+				f(n)
+			}
+		}
+	}
+}
+
+// hold counts one more lookup of n, unless it is forgotten.
+func (n *Node) hold() bool {
+	for {
+		r := n.refs.Load()
+		if r < 0 {
+			return false
+		}
+		if n.refs.CompareAndSwap(r, r+1) {
+			return true
+		}
+	}
+}
+
+// get returns the node of k with one more lookup, or nil.
+func (t *table) get(k key) *Node {
+	s := t.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	if n := s.m[k]; n != nil && n.hold() {
+		return n
+	}
+	return nil
+}
+
+// add enters n under k unless another node is there, which it returns held.
+func (t *table) add(k key, n *Node) *Node {
+	s := t.shard(k)
+	s.Lock()
+	defer s.Unlock()
+	if old := s.m[k]; old != nil && old != n && old.hold() {
+		return old
+	}
+	if s.m == nil {
+		s.m = map[key]*Node{}
+	}
+	s.m[k] = n
+	return n
+}
+
+func (t *table) remove(k key, n *Node) {
+	s := t.shard(k)
+	s.Lock()
+	if s.m[k] == n {
+		delete(s.m, k)
+	}
+	s.Unlock()
+}
+
+// Forget gives count lookups of n back. When the last one is given back, the
+// node is gone, and with it an object that has no name any more.
+func (u *Union) Forget(n *Node, count uint64) {
+	if n == u.root {
+		return
+	}
+	if n.refs.Add(-int64(count)) != 0 || !n.refs.CompareAndSwap(0, forgotten) {
+		return
+	}
+	n.loc.RLock()
+	k, low := n.key, n.low
+	n.loc.RUnlock()
+	u.table.remove(k, n)
+	if low != (key{}) {
+		u.table.remove(low, n)
+	}
+	u.release(n)
+	t := &u.table.ids
+	t.Lock()
+	(*t.chunks.Load())[n.id/chunkSize][n.id%chunkSize].Store(nil)
+	t.free = append(t.free, n.id)
+	t.Unlock()
+}
+
+// release frees the descriptors of a node that nobody can reach any more, and
+// the object itself if it has no name.
+func (u *Union) release(n *Node) {
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	if h := n.data.Swap(nil); h != nil {
+		h.retire()
+	}
+	if n.held >= 0 {
+		var st unix.Stat_t
+		if fstat(n.held, &st) == nil && st.Nlink == 0 {
+			u.origins.drop(st.Ino)
+		}
+		u.letGo(n)
+	}
+	if n.parked != "" {
+		u.unlinkWork(n.parked)
+	}
+	if n.dir != nil {
+		if n.dir.pinned != nil {
+			n.dir.pinned.unpin()
+		}
+		for _, d := range n.dir.stack() {
+			d.drop()
+		}
+	}
+}
+
+// A ref is how to reach a node's object by system calls for as long as the ref
+// is not done: name below fd, or fd itself if name is empty.
+type ref struct {
+	fd   int
+	name string
+	pin  *handle
+	n    *Node // its loc is read-locked, nil if not
+	d    *layerDir
+}
+
+// ref finds the node's object. The caller must call done.
+func (u *Union) ref(n *Node) (ref, error) {
+	if n.dir != nil {
+		d := n.dir.top()
+		if d.synthetic() {
+			return ref{fd: -1, d: d}, nil
+		}
+		h, err := d.pin(u)
+		if err != nil {
+			return ref{}, err
+		}
+		return ref{fd: h.fd, pin: h, d: d}, nil
+	}
+	n.loc.RLock()
+	r, err := u.refLocked(n)
+	if err != nil {
+		n.loc.RUnlock()
+		return r, err
+	}
+	r.n = n
+	return r, nil
+}
+
+// refLocked is ref of a non-directory for a caller that holds n.loc.
+func (u *Union) refLocked(n *Node) (ref, error) {
+	if n.held >= 0 {
+		return ref{fd: n.held}, nil
+	}
+	d, name := n.ldir, n.lname
+	switch {
+	case n.layer != u.upper:
+	case n.parked != "":
+		d, name = u.work, n.parked
+	default:
+		d, name = n.parent.dir.upper.Load(), n.name
+	}
+	h, err := d.pin(u)
+	if err != nil {
+		return ref{}, err
+	}
+	return ref{fd: h.fd, name: name, pin: h, d: d}, nil
+}
+
+func (r ref) done() {
+	if r.pin != nil {
+		r.pin.unpin()
+	}
+	if r.n != nil {
+		r.n.loc.RUnlock()
+	}
+}
+
+func (r ref) stat(st *unix.Stat_t) error {
+	if r.fd < 0 {
+		r.d.mount.stat(st)
+		return nil
+	}
+	if r.name == "" {
+		return fstat(r.fd, st)
+	}
+	return fstatat(r.fd, r.name, st, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// path returns a path for system calls that know no descriptors. If the object
+// may be a symlink, the call must not follow it, except for a ref without a
+// name, whose path is itself a link to be followed.
+func (r ref) path() string {
+	if r.name == "" {
+		return fdPath(r.fd)
+	}
+	return fdPath(r.fd) + "/" + r.name
+}
+
+// open opens the object; it must be a regular file.
+func (r ref) open(u *Union, flags int) (int, error) {
+	if r.name == "" {
+		return u.openat(unix.AT_FDCWD, fdPath(r.fd), flags, 0)
+	}
+	flags |= unix.O_NOFOLLOW | unix.O_NONBLOCK
+	if r.d.layer.live && r.d.mount.child(r.name) == nil {
+		return openBeneathMount(r.fd, r.name, flags)
+	}
+	return u.openat(r.fd, r.name, flags, 0)
+}

@@ -1,0 +1,295 @@
+package union
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Rename moves oldName in oldDir to newName in newDir. flags are those of
+// renameat2(2), RENAME_NOREPLACE and RENAME_EXCHANGE. A directory that is not
+// the upper's alone is copied up with all that is in it first.
+func (u *Union) Rename(oldDir *Node, oldName string, newDir *Node, newName string, flags uint) error {
+	if u.upper == nil {
+		return unix.EROFS
+	}
+	if flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
+		return unix.EINVAL
+	}
+	defer u.lockDirs(oldDir, newDir)()
+	m := move{u: u, from: side{dir: oldDir, name: oldName}, to: side{dir: newDir, name: newName}, exchange: flags&unix.RENAME_EXCHANGE != 0}
+	defer m.close()
+	if err := m.find(flags); err != nil || m.same() {
+		return err
+	}
+	if err := m.copyUp(); err != nil {
+		return err
+	}
+	return m.run()
+}
+
+// lockDirs locks two directories against changes, ancestors first, and returns
+// what unlocks them.
+func (u *Union) lockDirs(a, b *Node) func() {
+	if a == b {
+		a.dir.mu.Lock()
+		return a.dir.mu.Unlock
+	}
+	u.renameMu.Lock()
+	if b.isAncestor(a) || !a.isAncestor(b) && b.id < a.id {
+		a, b = b, a
+	}
+	a.dir.mu.Lock()
+	b.dir.mu.Lock()
+	return func() {
+		b.dir.mu.Unlock()
+		a.dir.mu.Unlock()
+		u.renameMu.Unlock()
+	}
+}
+
+// isAncestor reports whether n is above m. The caller holds renameMu.
+func (n *Node) isAncestor(m *Node) bool {
+	for m != nil {
+		if m == n {
+			return true
+		}
+		m.loc.RLock()
+		p := m.parent
+		m.loc.RUnlock()
+		m = p
+	}
+	return false
+}
+
+// A side is one end of a move.
+type side struct {
+	dir   *Node
+	name  string
+	hit   hit
+	node  *Node // nil if there is nothing
+	below bool  // a lower layer shows the name, unless something covers it
+	up    *layerDir
+	pin   *handle
+}
+
+type move struct {
+	u        *Union
+	from, to side
+	exchange bool
+}
+
+func (m *move) close() {
+	for _, s := range []*side{&m.from, &m.to} {
+		if s.node != nil {
+			m.u.Forget(s.node, 1)
+		}
+		if s.pin != nil {
+			s.pin.unpin()
+		}
+	}
+}
+
+// find looks both names up and checks what rename(2) demands.
+func (m *move) find(flags uint) error {
+	for _, s := range []*side{&m.from, &m.to} {
+		var err error
+		if s.hit, err = m.u.find(s.dir.dir, s.name); err == nil {
+			s.node, err = m.u.intern(s.dir, s.name, &s.hit)
+		}
+		if err != nil && (err != unix.ENOENT || s == &m.from || m.exchange) {
+			return err
+		}
+		if s.below, err = m.u.hasBelow(s.dir.dir, s.name); err != nil {
+			return err
+		}
+	}
+	if m.to.node == nil || m.exchange {
+		return nil
+	}
+	switch src, dst := m.from.node.dir != nil, m.to.node.dir != nil; {
+	case flags&unix.RENAME_NOREPLACE != 0:
+		return unix.EEXIST
+	case src && !dst:
+		return unix.ENOTDIR
+	case dst && !src:
+		return unix.EISDIR
+	case dst && !m.same():
+		return m.u.checkEmpty(&m.to.hit)
+	}
+	return nil
+}
+
+// same reports whether both names are of one file: then rename does nothing.
+func (m *move) same() bool { return m.from.node == m.to.node }
+
+func (m *move) copyUp() error {
+	u := m.u
+	moving := []*Node{m.from.node}
+	if m.exchange {
+		moving = append(moving, m.to.node)
+	}
+	for _, n := range moving {
+		var err error
+		if n.dir != nil {
+			err = u.copyUpTree(n)
+		} else {
+			err = u.copyUp(n, -1)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	for _, s := range []*side{&m.from, &m.to} {
+		if err := u.copyUp(s.dir, -1); err != nil {
+			return err
+		}
+		s.up = s.dir.dir.upper.Load()
+		var err error
+		if s.pin, err = s.up.pin(u); err != nil {
+			return err
+		}
+	}
+	return m.cover()
+}
+
+// cover makes a directory opaque before it is moved to a name that a lower
+// layer has, too.
+func (m *move) cover() error {
+	if m.from.node.dir != nil && m.to.below {
+		if err := m.u.setOpaque(m.from.node.dir.upper.Load()); err != nil {
+			return err
+		}
+	}
+	if m.exchange && m.to.node.dir != nil && m.from.below {
+		return m.u.setOpaque(m.to.node.dir.upper.Load())
+	}
+	return nil
+}
+
+func (m *move) run() error {
+	u := m.u
+	act := m.replace
+	switch {
+	case m.exchange:
+		return m.both()
+	case m.from.node.dir != nil:
+		act = m.replaceByDir
+	}
+	relocate := func() error { return m.relocate(&m.from, &m.to, act) }
+	var err error
+	if m.to.node == nil {
+		err = relocate()
+	} else {
+		// The copy-up may have moved what was found before.
+		if m.to.hit, err = u.find(m.to.dir.dir, m.to.name); err == nil {
+			err = u.unname(&m.to.hit, m.to.dir, m.to.name, relocate)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	m.from.dir.dir.unlisted(m.from.name)
+	m.to.dir.dir.listed(m.to.name, m.from.node)
+	return nil
+}
+
+// relocate calls act, which moves a's node to where b is, and notes its new
+// place; meanwhile nobody looks for it.
+func (m *move) relocate(a, b *side, act func() error) error {
+	n := a.node
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	if n.dir != nil {
+		up := n.dir.upper.Load()
+		up.mu.Lock()
+		defer up.mu.Unlock()
+		if err := act(); err != nil {
+			return err
+		}
+		up.parent, up.name = b.up, b.name
+	} else if err := act(); err != nil {
+		return err
+	}
+	n.parent, n.name = b.dir, b.name
+	return nil
+}
+
+// both exchanges the two sides.
+func (m *move) both() error {
+	err := m.relocate(&m.from, &m.to, func() error {
+		return m.relocate(&m.to, &m.from, func() error {
+			return unix.Renameat2(m.from.pin.fd, m.from.name, m.to.pin.fd, m.to.name, unix.RENAME_EXCHANGE)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	m.from.dir.dir.listed(m.from.name, m.to.node)
+	m.to.dir.dir.listed(m.to.name, m.from.node)
+	return nil
+}
+
+// replace renames a non-directory over whatever non-directory the upper has
+// under the new name, and leaves a whiteout if a lower layer has the old one.
+func (m *move) replace() error {
+	return m.renameAway(m.from.name, m.to.name)
+}
+
+// renameAway renames in the upper and leaves a whiteout where it is needed: in
+// one step where the file system can.
+func (m *move) renameAway(from, to string) error {
+	if !m.from.below {
+		return unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to)
+	}
+	if !m.whiteoutFiles() {
+		err := unix.Renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_WHITEOUT)
+		if err != unix.EINVAL && err != unix.EPERM {
+			return err
+		}
+	}
+	if err := unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to); err != nil {
+		return err
+	}
+	return m.u.putWhiteout(m.from.up, m.from.pin.fd, from)
+}
+
+func (m *move) whiteoutFiles() bool {
+	m.u.white.mu.Lock()
+	defer m.u.white.mu.Unlock()
+	return m.u.white.files
+}
+
+// replaceByDir renames a directory to where the upper may have nothing, a
+// whiteout, or a directory that is empty but for whiteouts.
+func (m *move) replaceByDir() error {
+	u, oldFD, newFD := m.u, m.from.pin.fd, m.to.pin.fd
+	err := m.renameAway(m.from.name, m.to.name)
+	if err != unix.ENOTDIR && err != unix.ENOTEMPTY && err != unix.EEXIST {
+		return err
+	}
+	if err := unix.Renameat2(oldFD, m.from.name, newFD, m.to.name, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := fstatat(oldFD, m.from.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
+	switch {
+	case isDir && m.from.below:
+		return u.swapWhiteout(m.from.up, oldFD, m.from.name)
+	case isDir:
+		return u.discardDir(oldFD, m.from.name)
+	case m.from.below:
+		return u.markIfFile(m.from.up, &st)
+	}
+	return unix.Unlinkat(oldFD, m.from.name, 0)
+}
+
+// markIfFile makes sure that a whiteout that came into d from another
+// directory counts there.
+func (u *Union) markIfFile(d *layerDir, st *unix.Stat_t) error {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	return u.markXWhiteouts(d)
+}

@@ -1,0 +1,250 @@
+// Package union merges a stack of directory trees (layers) into one tree, as
+// the kernel's overlayfs does, in user space and without mounting anything.
+//
+// The layers below (lowers) are only read. If there is an upper layer, every
+// change goes there: a file of a lower layer is copied up before it is
+// changed, a removed one is hidden by a whiteout, and a directory that hides
+// what lies below is marked opaque. The upper directory is at any time a plain
+// upper of overlayfs mounted with "userxattr"; see
+// https://docs.kernel.org/filesystems/overlayfs.html for the format.
+//
+// The package knows nothing of FUSE. Its errors are bare syscall.Errno values,
+// except those of New.
+//
+// # Locks
+//
+// A dirState's mu serialises changes of one merged directory; ancestors come
+// first. A node's copyMu serialises its copy-up; descendants come first, and a
+// dirState's mu may be held meanwhile. A node's loc guards where its object
+// lies; it is held for single system calls only, a node's before its parent's,
+// and nothing but descriptors is waited for under it. Long work, copying data
+// above all, is done under copyMu alone.
+package union
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/errs"
+)
+
+// Layer names one layer's directory.
+type Layer struct {
+	Path string
+	// Live says that the tree is not ours and may change while it is used: the
+	// host's own root. Names in it are opened without entering network, FUSE
+	// or pseudo file systems mounted below it, and its files are identified by
+	// inode, change time and size together.
+	Live bool
+}
+
+// Config describes a union.
+type Config struct {
+	Lowers []Layer // topmost first; at least one unless there is an upper
+	// Upper and Work are directories on one file system, both empty for a
+	// read-only union. Work belongs to the union alone while it is open.
+	Upper, Work string
+	// Volatile: the upper is thrown away or not sealed yet, so Fsync need not
+	// reach the disk.
+	Volatile bool
+}
+
+// Union is a merged tree. All methods may be called concurrently.
+type Union struct {
+	upper    *layer // nil if read-only
+	layers   []*layer
+	work     *layerDir // where objects are prepared before they appear in upper
+	volatile bool
+	root     *Node
+	table    table
+	fds      fdCache
+	devs     devices
+	origins  origins
+	white    whiteouts
+	renameMu sync.Mutex // held over renames between two directories
+	locks    []int      // descriptors that hold flocks on the layers' roots
+	tmpSeq   atomic.Uint64
+	nHeld    atomic.Int64
+	euid     int
+	egid     int
+	aclOff   bool // the upper's file system has no ACLs
+	overflow bool // this namespace maps no file owner to the overflow id
+}
+
+// New opens the layers and returns their union. It holds a shared flock(2) on
+// the root of each lower that is not live, and an exclusive one on Work: a
+// second user of the same work directory gets "changes directory in use".
+// Left-overs in the work directory are removed. The caller must Close it.
+func New(c Config) (*Union, error) {
+	if len(c.Lowers) == 0 && c.Upper == "" {
+		return nil, fmt.Errorf("union: no layers")
+	}
+	u := &Union{volatile: c.Volatile, euid: os.Geteuid(), egid: os.Getegid()}
+	u.fds.init()
+	u.overflow = !mapsOverflowID()
+	if err := u.open(c); err != nil {
+		u.Close()
+		return nil, err
+	}
+	return u, nil
+}
+
+func (u *Union) open(c Config) error {
+	if c.Upper != "" {
+		if err := u.openUpper(c.Upper, c.Work); err != nil {
+			return err
+		}
+	}
+	for _, l := range c.Lowers {
+		ly, err := u.openLayer(l, unix.LOCK_SH)
+		if err != nil {
+			return err
+		}
+		u.layers = append(u.layers, ly)
+	}
+	return u.makeRoot()
+}
+
+// Close gives up all descriptors and locks. No other method may be running or
+// be called afterwards.
+func (u *Union) Close() error {
+	u.table.each(func(n *Node) { u.release(n) })
+	u.fds.closeAll()
+	for _, fd := range u.locks {
+		unix.Close(fd)
+	}
+	u.locks = nil
+	return nil
+}
+
+// Root returns the node of the root directory. It needs no Forget.
+func (u *Union) Root() *Node { return u.root }
+
+// ReadOnly reports whether the union has no upper layer.
+func (u *Union) ReadOnly() bool { return u.upper == nil }
+
+// Volatile reports what Config.Volatile said.
+func (u *Union) Volatile() bool { return u.volatile }
+
+// HasACLs reports whether ACLs can be stored in the upper layer, or for a
+// read-only union whether the topmost layer's file system knows them.
+func (u *Union) HasACLs() bool { return !u.aclOff }
+
+// makeRoot builds the root node from the layers' roots. A root that is opaque
+// hides all below it.
+func (u *Union) makeRoot() error {
+	var stack []*layerDir
+	if u.upper != nil {
+		stack = append(stack, u.upper.root)
+	}
+	for _, l := range u.layers {
+		if len(stack) > 0 && stack[len(stack)-1].opaque(u) {
+			break
+		}
+		stack = append(stack, l.root)
+	}
+	top := stack[0]
+	var st unix.Stat_t
+	if err := top.stat(u, &st); err != nil {
+		return err
+	}
+	n := &Node{typ: unix.S_IFDIR, layer: top.layer, held: -1}
+	n.dir = newDirState(stack)
+	n.key = u.keyOf(top.layer, &st)
+	n.ino = u.dirIno(stack, &st)
+	n.refs.Store(math.MaxInt32) // the kernel never forgets the root
+	u.root = n
+	u.table.addRoot(n)
+	_, err := unix.Getxattr(top.layer.path, "system.posix_acl_access", nil)
+	u.aclOff = err == unix.EOPNOTSUPP
+	return nil
+}
+
+// tmpName returns a name that no other object in the work directory has. It
+// has the form overlayfs uses there.
+func (u *Union) tmpName() string {
+	return "#" + strconv.FormatUint(u.tmpSeq.Add(1), 16)
+}
+
+func (u *Union) lock(path string, how int, busy string) error {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return errs.Path(path, err)
+	}
+	if err := unix.Flock(fd, how|unix.LOCK_NB); err != nil {
+		unix.Close(fd)
+		if err == unix.EWOULDBLOCK {
+			return fmt.Errorf("%s: %s", path, busy)
+		}
+		return errs.Path(path, err)
+	}
+	u.locks = append(u.locks, fd)
+	return nil
+}
+
+// devices numbers the file systems that the layers lie on, in the order in
+// which they are met.
+type devices struct {
+	m sync.Map // st_dev → uint32
+	n atomic.Uint32
+}
+
+func (d *devices) index(dev uint64) uint32 {
+	if v, ok := d.m.Load(dev); ok {
+		return v.(uint32)
+	}
+	v, _ := d.m.LoadOrStore(dev, d.n.Add(1)-1)
+	return v.(uint32)
+}
+
+// inode returns the number shown for inode ino of file system number dev: the
+// number itself on the first file system, else with the file system's number
+// in the top byte, as overlayfs does with xino. Numbers that need the top byte
+// themselves are spread by a multiplication instead.
+func inode(dev uint32, ino uint64) uint64 {
+	if dev == 0 {
+		return ino
+	}
+	if ino>>56 == 0 && dev < 128 {
+		return ino | uint64(dev)<<56
+	}
+	return (ino+uint64(dev))*0x9e3779b97f4a7c15 | 1<<63
+}
+
+// origins remembers which number was shown for an object of the upper layer
+// before it was copied up, so that st_ino stays the same while mounted.
+type origins struct {
+	m sync.Map // upper inode → shown inode
+}
+
+func (o *origins) set(upper, shown uint64) {
+	if upper != shown {
+		o.m.Store(upper, shown)
+	}
+}
+
+func (o *origins) get(upper uint64) (uint64, bool) {
+	v, ok := o.m.Load(upper)
+	if !ok {
+		return 0, false
+	}
+	return v.(uint64), true
+}
+
+func (o *origins) drop(upper uint64) { o.m.Delete(upper) }
+
+// HasLive reports whether some layer is live.
+func (u *Union) HasLive() bool {
+	for _, l := range u.layers {
+		if l.live {
+			return true
+		}
+	}
+	return false
+}

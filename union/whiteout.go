@@ -1,0 +1,294 @@
+package union
+
+import (
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/errs"
+)
+
+// The marks of overlayfs, https://docs.kernel.org/filesystems/overlayfs.html:
+// a whiteout is a character device 0:0, or, in a directory whose opaque
+// attribute is "x", an empty file with the whiteout attribute; an opaque
+// directory has the opaque attribute "y". With "userxattr" the attributes'
+// prefix is "user.overlay.", else "trusted.overlay.", which only real root can
+// read and write. fuse-overlayfs has its own name for opaque.
+const (
+	userPrefix    = "user.overlay."
+	trustedPrefix = "trusted.overlay."
+	opaqueAttr    = "opaque"
+	whiteoutAttr  = "whiteout"
+	fuseOpaque    = "user.fuseoverlayfs.opaque"
+)
+
+// whiteouts makes them for one upper layer.
+type whiteouts struct {
+	mu    sync.Mutex
+	donor string // a whiteout in the work directory of which others are links
+	files bool   // mknod(2) is refused here: write them as empty files
+}
+
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+func (d *layerDir) isOpaqueMark(u *Union) uint32 {
+	m := uint32(marksKnown)
+	if d.layer.live || d.synthetic() {
+		return m
+	}
+	h, err := d.pin(u)
+	if err != nil {
+		return 0
+	}
+	defer h.unpin()
+	path := fdPath(h.fd)
+	names := []string{userPrefix + opaqueAttr, fuseOpaque}
+	if u.euid == 0 {
+		names = append(names, trustedPrefix+opaqueAttr)
+	}
+	var buf [2]byte
+	for _, name := range names {
+		n, err := unix.Getxattr(path, name, buf[:])
+		if err != nil || n != 1 {
+			continue
+		}
+		switch buf[0] {
+		case 'y':
+			m |= markOpaque
+		case 'x':
+			m |= markXWhiteouts
+		}
+	}
+	return m
+}
+
+func (d *layerDir) mark(u *Union) uint32 {
+	m := d.marks.Load()
+	if m == 0 {
+		m = d.isOpaqueMark(u)
+		d.marks.CompareAndSwap(0, m)
+	}
+	return m
+}
+
+// opaque reports whether d hides the directories of its name in the layers
+// below it.
+func (d *layerDir) opaque(u *Union) bool { return d.mark(u)&markOpaque != 0 }
+
+// isWhiteout reports whether the object of attributes st, name in d, says that
+// there is nothing of this name.
+func (u *Union) isWhiteout(d *layerDir, name string, st *unix.Stat_t) bool {
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFCHR:
+		return st.Rdev == 0
+	case unix.S_IFREG:
+		return st.Size == 0 && d.mark(u)&markXWhiteouts != 0 && u.hasWhiteoutAttr(d, name)
+	}
+	return false
+}
+
+func (u *Union) hasWhiteoutAttr(d *layerDir, name string) bool {
+	h, err := d.pin(u)
+	if err != nil {
+		return false
+	}
+	defer h.unpin()
+	path := fdPath(h.fd) + "/" + name
+	if _, err := unix.Lgetxattr(path, userPrefix+whiteoutAttr, nil); err == nil {
+		return true
+	}
+	_, err = unix.Lgetxattr(path, trustedPrefix+whiteoutAttr, nil)
+	return err == nil
+}
+
+// openWork opens the directory "work" below the work directory, as the kernel
+// makes it, and empties it of what a crash may have left.
+func (u *Union) openWork(parent int) error {
+	if err := unix.Mkdirat(parent, "work", 0o700); err != nil && err != unix.EEXIST {
+		return errs.Path("work", err)
+	}
+	fd, err := u.openat(parent, "work", dirFlags, 0)
+	if err != nil {
+		return errs.Path("work", err)
+	}
+	h := &handle{fd: fd}
+	h.state.Store(1)
+	u.work = &layerDir{layer: u.upper}
+	u.work.h.Store(h)
+	u.locks = append(u.locks, fd)
+	if err := u.emptyDir(fd); err != nil {
+		return errs.Path("work", err)
+	}
+	if err := unix.Setxattr(fdPath(fd), userPrefix+"plash.probe", nil, 0); err != nil {
+		return errs.Path(u.upper.path+": extended attributes", err)
+	}
+	unix.Removexattr(fdPath(fd), userPrefix+"plash.probe")
+	return nil
+}
+
+func (u *Union) workFD() int { return u.work.h.Load().fd }
+
+func (u *Union) unlinkWork(name string) { unix.Unlinkat(u.workFD(), name, 0) }
+
+// newWhiteout makes a whiteout in the work directory, for the directory d of
+// the upper, and returns its name there.
+func (u *Union) newWhiteout(d *layerDir) (string, error) {
+	u.white.mu.Lock()
+	defer u.white.mu.Unlock()
+	name := u.tmpName()
+	if u.white.donor != "" {
+		err := unix.Linkat(u.workFD(), u.white.donor, u.workFD(), name, 0)
+		if err == nil {
+			return name, nil
+		}
+		// It has as many links as it may have, or is gone: begin a new one.
+		u.unlinkWork(u.white.donor)
+		u.white.donor = ""
+	}
+	if !u.white.files {
+		donor := u.tmpName()
+		if err := u.mknodWhiteout(donor); err == nil {
+			if err := unix.Linkat(u.workFD(), donor, u.workFD(), name, 0); err == nil {
+				u.white.donor = donor
+				return name, nil
+			}
+			return donor, nil
+		} else if err != unix.EPERM {
+			return "", err
+		}
+		u.white.files = true
+	}
+	if err := u.markXWhiteouts(d); err != nil {
+		return "", err
+	}
+	fd, err := u.openat(u.workFD(), name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fsetxattr(fd, userPrefix+whiteoutAttr, []byte("y"), 0); err != nil {
+		u.unlinkWork(name)
+		return "", err
+	}
+	return name, nil
+}
+
+// mknodWhiteout makes a device 0:0. Some file systems make a plain file of it
+// without a word (fuse-overlayfs issue 476): that counts as refused.
+func (u *Union) mknodWhiteout(name string) error {
+	if err := unix.Mknodat(u.workFD(), name, unix.S_IFCHR, 0); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := fstatat(u.workFD(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+		u.unlinkWork(name)
+		return unix.EPERM
+	}
+	return nil
+}
+
+func (u *Union) markXWhiteouts(d *layerDir) error {
+	if d.mark(u)&markXWhiteouts != 0 {
+		return nil
+	}
+	return u.setMark(d, "x", markXWhiteouts)
+}
+
+// setOpaque makes d, a directory of the upper, hide what lies below.
+func (u *Union) setOpaque(d *layerDir) error {
+	if d.opaque(u) {
+		return nil
+	}
+	return u.setMark(d, "y", markOpaque)
+}
+
+func (u *Union) setMark(d *layerDir, value string, mark uint32) error {
+	h, err := d.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if err := unix.Setxattr(fdPath(h.fd), userPrefix+opaqueAttr, []byte(value), 0); err != nil {
+		return err
+	}
+	d.marks.Store(marksKnown | mark)
+	return nil
+}
+
+// putWhiteout hides name in d, a pinned directory of the upper with descriptor
+// fd, replacing at once whatever non-directory the upper has there.
+func (u *Union) putWhiteout(d *layerDir, fd int, name string) error {
+	tmp, err := u.newWhiteout(d)
+	if err != nil {
+		return err
+	}
+	if err := unix.Renameat(u.workFD(), tmp, fd, name); err != nil {
+		u.unlinkWork(tmp)
+		return err
+	}
+	return nil
+}
+
+// swapWhiteout replaces the directory name in d by a whiteout and removes the
+// directory with the whiteouts that are in it.
+func (u *Union) swapWhiteout(d *layerDir, fd int, name string) error {
+	tmp, err := u.newWhiteout(d)
+	if err != nil {
+		return err
+	}
+	if err := unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_EXCHANGE); err != nil {
+		u.unlinkWork(tmp)
+		return err
+	}
+	return u.removeTree(u.workFD(), tmp)
+}
+
+// discardDir removes the directory name in the directory with descriptor fd,
+// and the whiteouts in it, so that it vanishes at once.
+func (u *Union) discardDir(fd int, name string) error {
+	err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+	if err != unix.ENOTEMPTY && err != unix.EEXIST {
+		return err
+	}
+	tmp := u.tmpName()
+	if err := unix.Renameat(fd, name, u.workFD(), tmp); err != nil {
+		return err
+	}
+	return u.removeTree(u.workFD(), tmp)
+}
+
+// removeTree removes name below dir with all that is in it.
+func (u *Union) removeTree(dir int, name string) error {
+	err := unix.Unlinkat(dir, name, 0)
+	if err != unix.EISDIR && err != unix.EPERM {
+		return err
+	}
+	fd, err := u.openat(dir, name, dirFlags, 0)
+	if err != nil {
+		return err
+	}
+	err = u.emptyDir(fd)
+	unix.Close(fd)
+	if err != nil {
+		return err
+	}
+	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+}
+
+func (u *Union) emptyDir(fd int) error {
+	var names []string
+	err := readDirFD(fd, func(e rawDirent) bool {
+		names = append(names, e.name)
+		return true
+	})
+	for _, name := range names {
+		if err == nil {
+			err = u.removeTree(fd, name)
+		}
+	}
+	return err
+}

@@ -1,0 +1,136 @@
+package union
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Attributes of overlayfs itself are not shown, and those that a user of the
+// merged tree sets under such names are stored escaped, with "overlay." once
+// more behind the prefix, as the kernel does: so unions can be nested.
+
+// storedXattr returns the name under which a user's attribute is stored.
+func storedXattr(name string) string {
+	for _, prefix := range []string{userPrefix, trustedPrefix} {
+		if strings.HasPrefix(name, prefix) {
+			return prefix + "overlay." + name[len(prefix):]
+		}
+	}
+	return name
+}
+
+// shownXattr returns the name under which a stored attribute is shown, if it is.
+func shownXattr(name string) (string, bool) {
+	for _, prefix := range []string{userPrefix, trustedPrefix} {
+		if rest, ok := strings.CutPrefix(name, prefix); ok {
+			escaped, ok := strings.CutPrefix(rest, "overlay.")
+			return prefix + escaped, ok
+		}
+	}
+	return name, !strings.HasPrefix(name, "user.fuseoverlayfs.")
+}
+
+// Getxattr is getxattr(2): it fills buf and returns the value's length, which
+// it also does for an empty buf; ERANGE if buf is too small.
+func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
+	r, err := u.ref(n)
+	if err != nil {
+		return 0, err
+	}
+	defer r.done()
+	if r.fd < 0 {
+		return 0, unix.ENODATA
+	}
+	return r.getxattr(storedXattr(name), buf)
+}
+
+// Listxattr returns the names of n's attributes.
+func (u *Union) Listxattr(n *Node) ([]string, error) {
+	r, err := u.ref(n)
+	if err != nil {
+		return nil, err
+	}
+	defer r.done()
+	if r.fd < 0 {
+		return nil, nil
+	}
+	stored, err := listxattr(r)
+	if err != nil {
+		return nil, err
+	}
+	shown := stored[:0]
+	for _, name := range stored {
+		if s, ok := shownXattr(name); ok {
+			shown = append(shown, s)
+		}
+	}
+	return shown, nil
+}
+
+const aclDefault = "system.posix_acl_default"
+
+// Setxattr is setxattr(2), after n's copy-up.
+func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
+	return u.changeXattr(n, name, func(r ref, stored string) error {
+		if r.name == "" {
+			return unix.Setxattr(r.path(), stored, value, flags)
+		}
+		return unix.Lsetxattr(r.path(), stored, value, flags)
+	})
+}
+
+// Removexattr is removexattr(2), after n's copy-up if it has the attribute.
+func (u *Union) Removexattr(n *Node, name string) error {
+	if _, err := u.Getxattr(n, name, nil); err != nil {
+		return err
+	}
+	return u.changeXattr(n, name, func(r ref, stored string) error {
+		if r.name == "" {
+			return unix.Removexattr(r.path(), stored)
+		}
+		return unix.Lremovexattr(r.path(), stored)
+	})
+}
+
+func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored string) error) error {
+	if err := u.copyUp(n, -1); err != nil {
+		return err
+	}
+	r, err := u.ref(n)
+	if err != nil {
+		return err
+	}
+	defer r.done()
+	if n.dir != nil && name == aclDefault {
+		defer n.dir.acl.Store(aclUnknown)
+	}
+	return change(r, storedXattr(name))
+}
+
+const (
+	aclUnknown = iota
+	aclNone
+	aclSet
+)
+
+// hasDefaultACL reports whether d, a directory of the upper with descriptor
+// fd, has a default ACL: what is made in it then ignores the umask.
+func (u *Union) hasDefaultACL(d *dirState, fd int) bool {
+	if u.aclOff {
+		return false
+	}
+	switch d.acl.Load() {
+	case aclNone:
+		return false
+	case aclSet:
+		return true
+	}
+	n, err := unix.Getxattr(fdPath(fd), aclDefault, nil)
+	if err == nil && n > 0 {
+		d.acl.Store(aclSet)
+		return true
+	}
+	d.acl.Store(aclNone)
+	return false
+}

@@ -162,7 +162,7 @@ func (u *Union) newWhiteout(d *layerDir) (string, error) {
 	if err := u.markXWhiteouts(d); err != nil {
 		return "", err
 	}
-	fd, err := u.openat(u.workFD(), name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0)
+	fd, err := u.openat(u.workFD(), name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600)
 	if err != nil {
 		return "", err
 	}

@@ -1,0 +1,321 @@
+package union
+
+import (
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// write makes files below dir, directories as needed; names ending in / are
+// directories, others files that contain their own name.
+func write(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if strings.HasSuffix(name, "/") {
+			err = os.MkdirAll(path, 0o755)
+		} else if err == nil {
+			err = os.WriteFile(path, []byte(name), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// open returns a writable union of lowers, topmost first, and its upper.
+func open(t *testing.T, lowers ...Layer) (*Union, string) {
+	t.Helper()
+	upper, work := t.TempDir(), t.TempDir()
+	u, err := New(Config{Lowers: lowers, Upper: upper, Work: work})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { u.Close() })
+	return u, upper
+}
+
+// walk returns the node at path; the test never forgets it.
+func walk(t *testing.T, u *Union, path string) *Node {
+	t.Helper()
+	n := u.Root()
+	for _, name := range strings.Split(path, "/") {
+		c, err := u.Lookup(n, name)
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		n = c
+	}
+	return n
+}
+
+func names(t *testing.T, u *Union, n *Node) string {
+	t.Helper()
+	ents, err := u.ReadDir(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range ents {
+		all = append(all, e.Name)
+	}
+	sort.Strings(all)
+	return strings.Join(all, " ")
+}
+
+func TestWorkDirectoryInUse(t *testing.T) {
+	upper, work := t.TempDir(), t.TempDir()
+	c := Config{Lowers: []Layer{{Path: t.TempDir()}}, Upper: upper, Work: work}
+	u, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(c); err == nil || !strings.Contains(err.Error(), "changes directory in use") {
+		t.Errorf("second user: %v", err)
+	}
+	u.Close()
+	write(t, work, "work/#1/left/over")
+	if u, err = New(c); err != nil {
+		t.Fatalf("after the first user's end: %v", err)
+	}
+	defer u.Close()
+	if ents, _ := os.ReadDir(filepath.Join(work, "work")); len(ents) != 0 {
+		t.Errorf("left over: %v", ents)
+	}
+}
+
+// Where mknod(2) is refused, whiteouts are empty files with an attribute.
+func TestWhiteoutFiles(t *testing.T) {
+	lower := t.TempDir()
+	write(t, lower, "a", "b", "d/x", "d/y", "empty")
+	os.Truncate(filepath.Join(lower, "empty"), 0)
+	u, upper := open(t, Layer{Path: lower})
+	u.white.files = true
+	for _, name := range []string{"a", "empty"} {
+		if err := u.Unlink(u.Root(), name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := u.Unlink(walk(t, u, "d"), "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Rename(u.Root(), "b", u.Root(), "c", 0); err != nil {
+		t.Fatal(err)
+	}
+	check := func(u *Union) {
+		t.Helper()
+		if got := names(t, u, u.Root()); got != "c d" {
+			t.Errorf("root: %s", got)
+		}
+		if got := names(t, u, walk(t, u, "d")); got != "y" {
+			t.Errorf("d: %s", got)
+		}
+		if _, err := u.Lookup(u.Root(), "a"); err != unix.ENOENT {
+			t.Errorf("a: %v", err)
+		}
+	}
+	check(u)
+	u.Close()
+	again, err := New(Config{Lowers: []Layer{{Path: upper}, {Path: lower}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	check(again)
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Join(upper, "a"), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		t.Errorf("whiteout: %v, mode %o", err, st.Mode)
+	}
+}
+
+// Inode numbers are the same in listings, before and after copy-up and rename,
+// and after the node was forgotten.
+func TestInodeNumbers(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	write(t, a, "d/a", "top")
+	write(t, b, "d/b", "d/c", "low")
+	u, _ := open(t, Layer{Path: a}, Layer{Path: b})
+	number := func(path string) uint64 {
+		t.Helper()
+		n := walk(t, u, path)
+		var st unix.Stat_t
+		if err := u.Getattr(n, &st); err != nil {
+			t.Fatal(err)
+		}
+		parent := u.Root()
+		if dir := filepath.Dir(path); dir != "." {
+			parent = walk(t, u, dir)
+		}
+		ents, _ := u.ReadDir(parent)
+		for _, e := range ents {
+			if e.Name == filepath.Base(path) && e.Ino != st.Ino {
+				t.Errorf("%s: %d in the listing, %d itself", path, e.Ino, st.Ino)
+			}
+		}
+		u.Forget(n, uint64(n.refs.Load()))
+		return st.Ino
+	}
+	before := map[string]uint64{}
+	seen := map[uint64]string{}
+	for _, p := range []string{"d", "d/a", "d/b", "d/c", "top", "low"} {
+		before[p] = number(p)
+		if q, ok := seen[before[p]]; ok {
+			t.Errorf("%s and %s have the same number", p, q)
+		}
+		seen[before[p]] = p
+	}
+	for p := range before {
+		mode := uint32(0o700)
+		n := walk(t, u, p)
+		if err := u.Setattr(n, SetAttr{Mode: &mode}); err != nil {
+			t.Fatal(err)
+		}
+		u.Forget(n, uint64(n.refs.Load()))
+	}
+	for p, ino := range before {
+		if got := number(p); got != ino {
+			t.Errorf("%s: %d before copy-up, %d after", p, ino, got)
+		}
+	}
+	if err := u.Rename(u.Root(), "d", u.Root(), "e", 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []string{"", "/a", "/b", "/c"} {
+		if got := number("e" + p); got != before["d"+p] {
+			t.Errorf("e%s: %d before rename, %d after", p, before["d"+p], got)
+		}
+	}
+}
+
+// A scan that removes names on its way meets every name once.
+func TestScanWhileRemoving(t *testing.T) {
+	lower := t.TempDir()
+	var all []string
+	for i := range 3000 {
+		all = append(all, "d/"+strings.Repeat("n", 1+i%50)+string(rune('A'+i%26))+time.Duration(i).String())
+	}
+	write(t, lower, all...)
+	u, _ := open(t, Layer{Path: lower})
+	d := walk(t, u, "d")
+	met := map[string]int{}
+	for from := uint64(0); ; {
+		var batch []string
+		err := u.ReadDirAt(d, from, func(e Dirent, cookie uint64) bool {
+			from = cookie
+			if e.Name != "." && e.Name != ".." {
+				batch = append(batch, e.Name)
+			}
+			return len(batch) < 100
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+		for _, name := range batch {
+			met[name]++
+			if err := u.Unlink(d, name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(met) != len(all) {
+		t.Errorf("met %d of %d names", len(met), len(all))
+	}
+	if err := u.Rmdir(u.Root(), "d"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestManyLayers(t *testing.T) {
+	base := t.TempDir()
+	var layers []Layer
+	for i := range 1000 {
+		dir := filepath.Join(base, time.Duration(i).String())
+		write(t, dir, "all/f"+time.Duration(i).String(), "same")
+		layers = append(layers, Layer{Path: dir})
+	}
+	u, _ := open(t, layers...)
+	ents, err := u.ReadDir(walk(t, u, "all"))
+	if err != nil || len(ents) != 1000 {
+		t.Errorf("%d names, %v", len(ents), err)
+	}
+	walk(t, u, "all/f999ns")
+	if err := u.Unlink(u.Root(), "same"); err != nil {
+		t.Error(err)
+	}
+	if _, err := u.Lookup(u.Root(), "same"); err != unix.ENOENT {
+		t.Errorf("removed from a thousand layers: %v", err)
+	}
+}
+
+// With few descriptors everything works: unlinked files are parked.
+func TestFewDescriptors(t *testing.T) {
+	lower := t.TempDir()
+	var files []string
+	for i := range 100 {
+		files = append(files, time.Duration(i).String()+"/f")
+	}
+	write(t, lower, files...)
+	u, _ := open(t, Layer{Path: lower})
+	u.fds.max = 8
+	var nodes []*Node
+	for _, f := range files {
+		n := walk(t, u, f)
+		if err := u.Write(n, []byte("new"), 0, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Unlink(walk(t, u, filepath.Dir(f)), "f"); err != nil {
+			t.Fatal(err)
+		}
+		nodes = append(nodes, n)
+	}
+	if len(u.fds.ring) > 16 || u.nHeld.Load() > 8 {
+		t.Errorf("%d handles, %d held", len(u.fds.ring), u.nHeld.Load())
+	}
+	for _, n := range nodes {
+		buf := make([]byte, 3)
+		if k, err := u.Read(n, buf, 0); err != nil || string(buf[:k]) != "new" {
+			t.Fatalf("%q, %v", buf[:k], err)
+		}
+		u.Forget(n, 1)
+	}
+	h, _ := u.work.pin(u)
+	left := 0
+	fd, _ := u.openat(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	defer unix.Close(fd)
+	readDirFD(fd, func(e rawDirent) bool { left++; return true })
+	if left > 1 { // the whiteout that others are links of
+		t.Errorf("%d objects left in the work directory", left)
+	}
+}
+
+func TestForgetting(t *testing.T) {
+	lower := t.TempDir()
+	write(t, lower, "a", "b", "d/c")
+	u, _ := open(t, Layer{Path: lower})
+	n := walk(t, u, "a")
+	id, gen := n.ID()
+	if again := walk(t, u, "a"); again != n {
+		t.Error("the same name gave another node")
+	}
+	u.Forget(n, 1)
+	if u.ByID(id) != n {
+		t.Error("forgotten too early")
+	}
+	u.Forget(n, 1)
+	if u.ByID(id) != nil {
+		t.Error("not forgotten")
+	}
+	other := walk(t, u, "b")
+	if id2, gen2 := other.ID(); id2 == id && gen2 == gen {
+		t.Error("the number was used again with the same generation")
+	}
+}

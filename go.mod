@@ -16,4 +16,5 @@ require (
 	github.com/therootcompany/xz v1.0.1 // indirect
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/term v0.44.0 // indirect
+	golang.org/x/tools v0.26.0 // indirect
 )

@@ -10,7 +10,17 @@ func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 	return fuse.ENOSYS
 }
 
-func (f *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status { return fuse.ENOSYS }
+// flushesAlways is the protocol's minor version from which close(2) writes dirty
+// pages back although FLUSH is not implemented: Linux 5.16, its commit "fuse:
+// always flush dirty data on close(2)".
+const flushesAlways = 35
+
+func (f *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
+	if f.server.KernelSettings().Minor < flushesAlways {
+		return fuse.OK
+	}
+	return fuse.ENOSYS
+}
 
 func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
 	n, err := f.u.Read(f.node(in.NodeId), buf, int64(in.Offset))

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/fileattr"
 )
 
 // Copy makes dst, which must not exist, a copy of the file or directory src:
@@ -136,7 +137,7 @@ func (c *copier) content(from *dir, fromName string, to *dir, toName string, st 
 func (c *copier) data(from *dir, fromName string, to *dir, toName string, size int64) error {
 	open := func(at int, name string, flags int) (f *os.File, err error) {
 		var fd int
-		err = retry(func() error {
+		err = fileattr.Retry(func() error {
 			fd, err = unix.Openat(at, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0600)
 			return err
 		})
@@ -191,51 +192,36 @@ func (c *copier) data(from *dir, fromName string, to *dir, toName string, size i
 	return out.Close()
 }
 
-// attributes gives the copy all that is not content. The order matters: a
-// change of owner drops set-id bits and capabilities, and a file that its mode
-// protects takes no user attributes.
+// attributes gives the copy all that is not content.
 func attributes(from *dir, fromName string, to *dir, toName string, st *unix.Stat_t) error {
-	var now unix.Stat_t
-	if err := unix.Fstatat(to.fd, toName, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
-	if now.Uid != st.Uid || now.Gid != st.Gid {
-		if err := unix.Fchownat(to.fd, toName, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return err
-		}
-	}
-	if err := xattrs(from.proc(fromName), to.proc(toName)); err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := unix.Fchmodat(to.fd, toName, st.Mode&07777, 0); err != nil {
-			return err
-		}
-	}
-	return unix.UtimesNanoAt(to.fd, toName, []unix.Timespec{st.Atim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-func xattrs(from, to string) error {
-	list, err := grow(func(b []byte) (int, error) { return unix.Llistxattr(from, b) })
-	if err == unix.EOPNOTSUPP {
-		return nil
-	}
+	list, err := xattrs(from.proc(fromName))
 	if err != nil {
 		return err
 	}
-	for name := range strings.SplitSeq(string(list), "\x00") {
+	return fileattr.Set(to.fd, toName, -1, st.Mode&unix.S_IFMT == unix.S_IFLNK, &fileattr.Attributes{
+		Mode: st.Mode & 07777, UID: int(st.Uid), GID: int(st.Gid), Atime: st.Atim, Mtime: st.Mtim, Xattrs: list,
+	}, errs.Path)
+}
+
+func xattrs(path string) (list []fileattr.Xattr, err error) {
+	names, err := grow(func(b []byte) (int, error) { return unix.Llistxattr(path, b) })
+	if err == unix.EOPNOTSUPP {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.SplitSeq(string(names), "\x00") {
 		if name == "" || name == "security.selinux" {
 			continue
 		}
-		value, err := grow(func(b []byte) (int, error) { return unix.Lgetxattr(from, name, b) })
-		if err == nil {
-			err = unix.Lsetxattr(to, name, value, 0)
-		}
+		value, err := grow(func(b []byte) (int, error) { return unix.Lgetxattr(path, name, b) })
 		if err != nil {
-			return errs.Path(name, err)
+			return nil, errs.Path(name, err)
 		}
+		list = append(list, fileattr.Xattr{Name: name, Value: value})
 	}
-	return nil
+	return list, nil
 }
 
 // grow calls get with a larger buffer until what it gets fits.

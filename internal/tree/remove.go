@@ -4,6 +4,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/fileattr"
 )
 
 // Remove removes path and all below it, also beyond PATH_MAX and in
@@ -20,12 +21,12 @@ func Remove(path string) error {
 }
 
 func (d *dir) remove(name string) error {
-	err := retry(func() error { return unix.Unlinkat(d.fd, name, 0) })
+	err := fileattr.Retry(func() error { return unix.Unlinkat(d.fd, name, 0) })
 	if err == nil || err == unix.ENOENT {
 		return nil
 	}
 	rmdir := func() error { return unix.Unlinkat(d.fd, name, unix.AT_REMOVEDIR) }
-	switch again := retry(rmdir); again {
+	switch again := fileattr.Retry(rmdir); again {
 	case nil:
 		return nil
 	case unix.ENOTEMPTY, unix.EEXIST:
@@ -46,7 +47,7 @@ func (d *dir) remove(name string) error {
 	if err := d.within(child, child.empty); err != nil {
 		return err
 	}
-	return errs.Path(d.path(name), retry(rmdir))
+	return errs.Path(d.path(name), fileattr.Retry(rmdir))
 }
 
 // empty removes all that is in d.

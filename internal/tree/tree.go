@@ -13,19 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/fileattr"
 )
 
 const openFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
-
-// retry repeats a system call that a signal interrupted; Go's scheduler sends
-// itself signals, and file systems in user space let them through.
-func retry(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
-}
 
 // above opens the directory that holds path, and returns path's name in it.
 func above(path string) (*dir, string, error) {
@@ -36,7 +27,7 @@ func above(path string) (*dir, string, error) {
 
 // openDir opens a directory by a path whose links may be followed.
 func openDir(at int, path string) (fd int, err error) {
-	err = retry(func() error {
+	err = fileattr.Retry(func() error {
 		fd, err = unix.Openat(at, path, openFlags&^unix.O_NOFOLLOW, 0)
 		return err
 	})
@@ -48,7 +39,7 @@ var errMounted = errors.New("something is mounted there")
 // openBelow opens the directory name in the directory at; errMounted if it is
 // a mountpoint.
 func openBelow(at int, name string) (fd int, err error) {
-	err = retry(func() error {
+	err = fileattr.Retry(func() error {
 		fd, err = unix.Openat2(at, name, &unix.OpenHow{
 			Flags:   openFlags,
 			Resolve: unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_SYMLINKS,
@@ -63,7 +54,7 @@ func openBelow(at int, name string) (fd int, err error) {
 	}
 	// Kernels before 5.6 and some seccomp filters have no openat2: there only
 	// mounts of another file system are noticed.
-	err = retry(func() error {
+	err = fileattr.Retry(func() error {
 		fd, err = unix.Openat(at, name, openFlags, 0)
 		return err
 	})
@@ -145,7 +136,7 @@ func (d *dir) names() ([]string, error) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := 0, error(nil)
-		err = retry(func() error {
+		err = fileattr.Retry(func() error {
 			n, err = unix.ReadDirent(d.fd, buf)
 			return err
 		})

@@ -7,13 +7,14 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
 )
 
 func must(t *testing.T, err error) {
@@ -21,37 +22,6 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-// asUser runs f with the file system rights of an ordinary user; with those of
-// the caller if he is one.
-func asUser(t *testing.T, f func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		f()
-		return
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlock: the thread ends with us
-		unix.SetfsgidRetGid(12345)
-		unix.SetfsuidRetUid(12345)
-		f()
-	}()
-	<-done
-}
-
-// userDir returns a directory in which asUser's user may write.
-func userDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "tree")
-	must(t, err)
-	t.Cleanup(func() { must(t, Remove(dir)) })
-	if os.Geteuid() == 0 {
-		must(t, os.Chown(dir, 12345, 12345))
-	}
-	return dir
 }
 
 // otherFS returns a directory on another file system than t.TempDir's.
@@ -107,8 +77,8 @@ func TestRemoveDeep(t *testing.T) {
 }
 
 func TestRemoveWhatIsClosedToItsOwner(t *testing.T) {
-	dir := userDir(t)
-	asUser(t, func() {
+	dir := t.TempDir()
+	usertest.WithRights(t, []string{dir}, func() {
 		top := filepath.Join(dir, "top")
 		must(t, os.MkdirAll(filepath.Join(top, "a/b"), 0755))
 		must(t, os.WriteFile(filepath.Join(top, "a/b/f"), nil, 0))
@@ -303,8 +273,8 @@ func TestCopyDeep(t *testing.T) {
 }
 
 func TestCopySaysWhatItCouldNot(t *testing.T) {
-	dir := userDir(t)
-	asUser(t, func() {
+	dir := t.TempDir()
+	usertest.WithRights(t, []string{dir}, func() {
 		must(t, os.MkdirAll(dir+"/src/d", 0755))
 		must(t, os.WriteFile(dir+"/src/d/secret", nil, 0))
 		err := Copy(dir+"/src", dir+"/dst")

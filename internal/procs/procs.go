@@ -16,22 +16,24 @@ import (
 // Raise does to this process what the signal does by default, at once: it dies
 // of it, without a core dump, or stops until it is continued. It returns if it
 // was stopped, and if the signal has no effect, as on process 1. Go's runtime
-// has handlers of its own for some signals, which os/signal does not take away.
-// The caller's goroutine must be locked to its thread.
+// has handlers of its own for most signals, which os/signal does not take away;
+// here they are put back. The caller's goroutine must be locked to its thread.
 func Raise(s syscall.Signal) {
-	var fatal unix.Rlimit
 	switch s {
 	case unix.SIGSTOP, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU:
 	default:
-		unix.Setrlimit(unix.RLIMIT_CORE, &fatal)
+		unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
 	}
-	// struct sigaction of the kernel, all zero: SIG_DFL, no flags, no mask.
-	var action [8]uint64
+	// The kernel's struct sigaction; all zero it is SIG_DFL. A signal set has
+	// 8 bytes.
+	var byDefault, before [8]uint64
 	var set uint64 = 1 << (s - 1)
-	syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, 8, 0, 0)
-	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, 1 /* SIG_UNBLOCK */, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
+	const unblock = 1
+	syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&byDefault)), uintptr(unsafe.Pointer(&before)), 8, 0, 0)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unblock, uintptr(unsafe.Pointer(&set)), 0, 8, 0, 0)
 	// To this thread, so that it takes effect before the call returns.
 	unix.Tgkill(os.Getpid(), unix.Gettid(), s)
+	syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
 }
 
 // Children returns the ids of this process's children, dead ones included.

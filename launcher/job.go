@@ -1,0 +1,332 @@
+package launcher
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/errs"
+	"plash/internal/passwd"
+	"plash/internal/procs"
+	"plash/union"
+)
+
+// A stage is what this program is when it was executed by itself. Its name
+// stands in argv[0], which ps shows.
+type stage string
+
+const (
+	stageContainer stage = "plash: container"
+	stageServer    stage = "plash: file system server"
+	stageMount     stage = "plash: mount"
+	stageReenter   stage = "plash: user namespace"
+	stageRemove    stage = "plash: remove"
+)
+
+// Init must be the first statement of main. In a process that is one of the
+// package's stages it does that stage's work and does not return.
+func Init() {
+	if len(os.Args) < 2 || !strings.HasPrefix(os.Args[0], "plash: ") {
+		return
+	}
+	fd, err := strconv.Atoi(os.Args[1])
+	if err != nil {
+		return
+	}
+	j, err := readJob(fd)
+	if err != nil {
+		return
+	}
+	switch stage(os.Args[0]) {
+	case stageContainer:
+		container(j)
+	case stageServer:
+		server(j)
+	case stageMount:
+		mountServer(j)
+	case stageReenter:
+		reentered(j)
+	case stageRemove:
+		remover(j)
+	}
+	os.Exit(1)
+}
+
+// A job is what the stages are told: the part of Config that they need, with
+// everything that depends on the caller's surroundings worked out. It comes in
+// a memory file, which nobody else can see. Descriptors have the same numbers
+// in all processes, so that those of the caller keep theirs; -1 is none.
+type job struct {
+	Self int // the memory file
+	Go   int // a byte is read here when the ids are mapped
+	Tell int // the container's, mounter's or mount server's word to the caller
+	Warn int // the server's
+	Lock int // the lock on Temp
+
+	Parent  int  // the caller's process id
+	Mapped  bool // there is a user namespace of its own, for this run
+	NoMount bool // no mount namespace: PLASH_NO_UNSHARE
+
+	Layers     []union.Layer
+	Dir        string
+	Changes    string
+	Volatile   bool
+	Temp       string // to be removed at the end
+	Mountpoint string
+	View       View
+	Binds      []bind
+
+	Rules  envRules
+	Args   []string // empty: a login shell
+	Shell  string   // the caller's login shell
+	Home   string   // and home
+	Cwd    string
+	Socket int // the mount server gets its FUSE descriptor here
+}
+
+// job works out what the stages have to know.
+func (c *Config) job(id identity) (*job, error) {
+	j := &job{
+		Go: -1, Tell: -1, Warn: -1, Lock: -1, Socket: -1,
+		Parent:  os.Getpid(),
+		Mapped:  id.mapped(),
+		NoMount: id.bare,
+		Layers:  slices.Clone(c.Layers),
+		View:    c.View,
+		Shell:   "/bin/sh",
+	}
+	paths := []struct {
+		to   *string
+		from string
+	}{{&j.Dir, c.Dir}, {&j.Changes, c.Changes}, {&j.Mountpoint, c.Mountpoint}}
+	for i := range j.Layers {
+		paths = append(paths, struct {
+			to   *string
+			from string
+		}{&j.Layers[i].Path, c.Layers[i].Path})
+	}
+	if c.Temp != nil {
+		j.Lock = int(c.Temp.File().Fd())
+		j.Volatile = true
+		if !c.Keep {
+			paths = append(paths, struct {
+				to   *string
+				from string
+			}{&j.Temp, c.Temp.Path})
+		}
+	}
+	for _, p := range paths {
+		if p.from == "" {
+			continue
+		}
+		path, err := filepath.Abs(p.from)
+		if err != nil {
+			return nil, errs.Path(p.from, err)
+		}
+		*p.to = path
+	}
+	for _, dir := range []string{j.Dir, j.Changes} {
+		if dir == "" {
+			continue
+		}
+		if info, err := os.Stat(dir); err != nil {
+			return nil, errs.Path(dir, err)
+		} else if !info.IsDir() {
+			return nil, errs.Path(dir, unix.ENOTDIR)
+		}
+	}
+	if c.View == Container && j.Dir == "" && !c.merged() {
+		return nil, fmt.Errorf("launcher: nothing to run in")
+	}
+
+	j.Args = c.Command
+	if len(j.Args) == 0 {
+		j.Args = slices.Concat(c.Entrypoint, c.DefaultArgs)
+	}
+	if user, ok := passwd.ByUID("/etc/passwd", os.Getuid()); ok {
+		j.Home = user.Home
+		if user.Shell != "" {
+			j.Shell = user.Shell
+		}
+	}
+	// A working directory that cannot be named is not there inside either.
+	j.Cwd, _ = os.Getwd()
+	if c.View == Container {
+		var err error
+		if j.Binds, err = c.binds(); err != nil {
+			return nil, err
+		}
+		j.Rules = envRules{Set: c.Env, Names: c.EnvNames, Prefixes: c.EnvPrefixes, Build: c.Build}
+		if c.DataDir != "" {
+			j.Rules.DataDir = seenInside(c.DataDir, j.Binds)
+		}
+	}
+	return j, nil
+}
+
+// merged reports whether there is an image to be mounted.
+func (j *job) merged() bool {
+	return j.View != Userspace && j.Dir == "" && (len(j.Layers) > 0 || j.Changes != "")
+}
+
+// readOnly reports whether the image cannot be written.
+func (j *job) readOnly() bool { return j.Changes == "" }
+
+// start executes this program as stage s, in a new user namespace if id wants
+// one, and tells it j once its ids are mapped. Of this process's descriptors
+// only those in pass are inherited, besides those that the caller was given
+// itself. It returns the new process's id.
+func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, pass ...int) (int, error) {
+	self, err := unix.MemfdCreate("plash", unix.MFD_CLOEXEC)
+	if err != nil {
+		return 0, fmt.Errorf("memory file: %s", errs.Text(err))
+	}
+	defer unix.Close(self)
+	gate, err := newPipe()
+	if err != nil {
+		return 0, err
+	}
+	defer gate.close()
+	j.Self, j.Go = self, gate.r
+	text, err := json.Marshal(j)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := unix.Write(self, text); err != nil {
+		return 0, fmt.Errorf("memory file: %s", errs.Text(err))
+	}
+
+	if id.mapped() {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		// The program is executed before the ids are mapped, as a user without
+		// a name and so without capabilities, unless they are ambient ones. It
+		// must have all, or the kernel thinks that the next program has more.
+		for n := range procs.LastCapability() + 1 {
+			attr.AmbientCaps = append(attr.AmbientCaps, n)
+		}
+	}
+	proc := &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: attr}
+	pid, err := execSelf([]string{string(s), strconv.Itoa(self)}, proc, append(pass, self, gate.r)...)
+	if err != nil {
+		if id.mapped() {
+			return 0, hintUserNamespace(err)
+		}
+		return 0, fmt.Errorf("new process: %s", errs.Text(err))
+	}
+	if err = id.mapIDs(pid, c); err == nil {
+		_, err = unix.Write(gate.w, []byte{0})
+	}
+	if err != nil {
+		// It ends because nothing comes through the gate.
+		gate.close()
+		unix.Wait4(pid, nil, 0, nil)
+		return 0, err
+	}
+	return pid, nil
+}
+
+// execSelf starts this program; pass are the descriptors that it inherits at
+// their own numbers.
+func execSelf(argv []string, attr *syscall.ProcAttr, pass ...int) (int, error) {
+	for _, fd := range pass {
+		if fd >= 0 {
+			procs.Inherit(fd, true)
+			defer procs.Inherit(fd, false)
+		}
+	}
+	return syscall.ForkExec("/proc/self/exe", argv, attr)
+}
+
+// readJob reads what start wrote to fd. Several processes read it there.
+func readJob(fd int) (*job, error) {
+	j := &job{}
+	size, err := unix.Seek(fd, 0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	text := make([]byte, size)
+	if _, err := unix.Pread(fd, text, 0); err != nil {
+		return nil, err
+	}
+	return j, json.Unmarshal(text, j)
+}
+
+// begin is what every stage that start started does first: it waits until its
+// ids are mapped, and keeps its own descriptors from what it executes later.
+func (j *job) begin() {
+	for _, fd := range []int{j.Self, j.Go, j.Tell, j.Warn, j.Lock, j.Socket} {
+		if fd >= 0 {
+			procs.Inherit(fd, false)
+		}
+	}
+	if !readByte(j.Go) {
+		os.Exit(1)
+	}
+	unix.Close(j.Go)
+}
+
+// readByte reports whether a byte came, and not the end.
+func readByte(fd int) bool {
+	var b [1]byte
+	for {
+		n, err := unix.Read(fd, b[:])
+		if err != unix.EINTR {
+			return n == 1
+		}
+	}
+}
+
+// A pipe has two raw descriptors, closed on exec.
+type pipe struct{ r, w int }
+
+func newPipe() (pipe, error) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+		return pipe{-1, -1}, fmt.Errorf("pipe: %s", errs.Text(err))
+	}
+	return pipe{fds[0], fds[1]}, nil
+}
+
+// close closes both ends, those only that are open.
+func (p *pipe) close() {
+	p.closeRead()
+	p.closeWrite()
+}
+
+func (p *pipe) closeRead() {
+	if p.r >= 0 {
+		unix.Close(p.r)
+	}
+	p.r = -1
+}
+
+func (p *pipe) closeWrite() {
+	if p.w >= 0 {
+		unix.Close(p.w)
+	}
+	p.w = -1
+}
+
+// What a stage says to the caller is a line: one of these bytes and a text.
+const (
+	wordError  = 'E' // it failed; why
+	wordNote   = 'V' // for Verbose
+	wordServer = 'S' // the server's process id
+	wordReady  = 'R' // the layers are open
+	wordMount  = 'M' // the mount is there
+	wordEnd    = 'K' // the mount is gone, as it should
+)
+
+// tell writes one line to fd. Nobody may be listening any more.
+func tell(fd int, word byte, text string) {
+	text = strings.ReplaceAll(text, "\n", " ")
+	unix.Write(fd, []byte(string(word)+text+"\n"))
+}

@@ -1,0 +1,268 @@
+package launcher
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"plash/fs"
+	"plash/internal/errs"
+	"plash/internal/procs"
+)
+
+// MountHost mounts the image of c at dir, for every program that sees dir, and
+// calls mounted once it is there. The server goes to the background and ends
+// with the mount. Who may mount, in this user namespace, does it; for others
+// fusermount3 does, and the server runs in a user namespace, so that it can
+// read what belongs to the caller's subordinate ids.
+func MountHost(c Config, dir string, mounted func()) error {
+	if info, err := os.Stat(dir); err != nil {
+		return errs.Path(dir, err)
+	} else if !info.IsDir() {
+		return errs.Path(dir, unix.ENOTDIR)
+	}
+	at, err := filepath.Abs(dir)
+	if err != nil {
+		return errs.Path(dir, err)
+	}
+	c.View, c.Mountpoint = Host, at
+	var id identity
+	if os.Geteuid() != 0 && !noUnshare() {
+		if id, err = c.identify(); err != nil {
+			return err
+		}
+	}
+	j, err := c.job(id)
+	if err != nil {
+		return err
+	}
+	said, err := newPipe()
+	if err != nil {
+		return err
+	}
+	defer said.closeWrite()
+	j.Tell = said.w
+
+	// The server gets its device through a socket from fusermount3.
+	helped := os.Geteuid() != 0
+	var socket [2]int
+	if helped {
+		if socket, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			said.closeRead()
+			return fmt.Errorf("socket: %s", errs.Text(err))
+		}
+		defer unix.Close(socket[0])
+		j.Socket = socket[1]
+	}
+	_, err = j.start(stageMount, id, &c, &syscall.SysProcAttr{Setsid: true}, j.Tell, j.Socket)
+	said.closeWrite()
+	if helped {
+		unix.Close(socket[1])
+	}
+	if err != nil {
+		said.closeRead()
+		return err
+	}
+	ready, there := make(chan struct{}), make(chan struct{})
+	var l listener
+	l.listen(said.r, func(word byte, text string) {
+		switch word {
+		case wordReady:
+			close(ready)
+		case wordMount:
+			close(there)
+		}
+	})
+	if helped {
+		select {
+		case <-ready:
+			if err := fuserMount(at, j.readOnly(), socket[0]); err != nil {
+				return err // with the socket's end the server ends
+			}
+		case <-l.done:
+		}
+	}
+	select {
+	case <-there:
+		mounted()
+		return nil
+	case <-l.done:
+	}
+	if text, ok := l.get(wordError); ok {
+		return errors.New(text)
+	}
+	return errServerDied
+}
+
+// mountServer is the stage that serves an image for everybody.
+func mountServer(j *job) {
+	j.begin()
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err == nil {
+		for fd := range 3 {
+			unix.Dup3(null, fd, 0)
+		}
+		err = unix.Chdir("/")
+	}
+	if err != nil {
+		tell(j.Tell, wordError, "file system server: "+errs.Text(err))
+		os.Exit(1)
+	}
+	j.standAlone()
+	o := fs.Options{HostIDs: j.Mapped}
+	os.Exit(j.serve(j.Tell, o, func() (int, bool) {
+		dev, err := j.mountDevice()
+		if err != nil {
+			tell(j.Tell, wordError, err.Error())
+			return -1, false
+		}
+		tell(j.Tell, wordMount, "")
+		return dev, true
+	}))
+}
+
+// mountDevice returns a FUSE device that is mounted at the job's mountpoint.
+func (j *job) mountDevice() (int, error) {
+	if j.Socket >= 0 {
+		tell(j.Tell, wordReady, "")
+		defer unix.Close(j.Socket)
+		return receive(j.Socket)
+	}
+	dev, err := openDevice()
+	if err != nil {
+		return -1, err
+	}
+	flags := uintptr(0)
+	if j.readOnly() {
+		flags = unix.MS_RDONLY
+	}
+	if err := fs.Mount(dev, j.Mountpoint, flags); err != nil {
+		return -1, hintMount(j.Mountpoint, err)
+	}
+	return dev, nil
+}
+
+// receive returns the descriptor that comes through a socket.
+func receive(socket int) (int, error) {
+	control := make([]byte, unix.CmsgSpace(4))
+	var data [1]byte
+	_, n, _, _, err := unix.Recvmsg(socket, data[:], control, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, fmt.Errorf("fusermount3: %s", errs.Text(err))
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:n])
+	if err == nil && len(messages) == 1 {
+		fds, err := unix.ParseUnixRights(&messages[0])
+		if err == nil && len(fds) == 1 {
+			return fds[0], nil
+		}
+	}
+	return -1, errors.New("fusermount3: it sent no device")
+}
+
+// helper returns the installed setuid helper that mounts for users.
+func helper() (string, error) {
+	for _, name := range []string{"fusermount3", "fusermount"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path, nil
+		}
+	}
+	return "", errors.New("fusermount3: command not found (package fuse3)")
+}
+
+// fuserMount lets fusermount3 mount at dir and send the device to the socket's
+// other end.
+func fuserMount(dir string, readOnly bool, socket int) error {
+	path, err := helper()
+	if err != nil {
+		return err
+	}
+	// default_permissions would let the kernel compare with the caller's one
+	// id; only he gets in anyway.
+	options := "fsname=plash,subtype=plash"
+	if readOnly {
+		options += ",ro"
+	}
+	cmd := exec.Command(path, "-o", options, "--", dir)
+	end := os.NewFile(uintptr(dup(socket)), "socket")
+	defer end.Close()
+	cmd.ExtraFiles = []*os.File{end} // becomes 3
+	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
+	return runHelper(cmd)
+}
+
+func dup(fd int) int {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// runHelper runs fusermount3; an error is what it said.
+func runHelper(cmd *exec.Cmd) error {
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	err := cmd.Run()
+	if err != nil && stderr.Len() > 0 {
+		return errors.New(strings.Join(strings.Fields(stderr.String()), " "))
+	}
+	return errs.Path(filepath.Base(cmd.Path), err)
+}
+
+// Unmount ends the mount of an image at dir.
+func Unmount(dir string) error {
+	at, err := mountedAt(dir)
+	if err != nil {
+		return err
+	}
+	if procs.HasSysAdmin() {
+		return errs.Path(dir, unix.Unmount(at, unix.UMOUNT_NOFOLLOW))
+	}
+	path, err := helper()
+	if err != nil {
+		return err
+	}
+	return runHelper(exec.Command(path, "-u", "--", at))
+}
+
+// mountedAt returns the mountpoint of the image that dir names. It does not
+// look at dir itself, whose server may be dead.
+func mountedAt(dir string) (string, error) {
+	at, err := filepath.Abs(dir)
+	if err != nil {
+		return "", errs.Path(dir, err)
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(at)); err == nil {
+		at = filepath.Join(parent, filepath.Base(at))
+	}
+	for {
+		mounts, err := mountinfo.GetMounts(mountinfo.SingleEntryFilter(at))
+		if err != nil {
+			return "", errs.Path(dir, err)
+		}
+		if len(mounts) > 0 && mounts[0].FSType == "fuse.plash" {
+			return at, nil
+		}
+		if len(mounts) > 0 {
+			return "", fmt.Errorf("%s: not an image's mount", dir)
+		}
+		// dir may be a link to the mountpoint.
+		real, err := filepath.EvalSymlinks(at)
+		if err != nil {
+			return "", errs.Path(dir, err)
+		}
+		if real == at {
+			return "", fmt.Errorf("%s: not mounted", dir)
+		}
+		at = real
+	}
+}

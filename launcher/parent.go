@@ -1,0 +1,363 @@
+package launcher
+
+import (
+	"bufio"
+	"errors"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/procs"
+)
+
+// errServerDied is what a run ends with when its file system server was killed
+// while the program ran. The program cannot go on without its files.
+var errServerDied = errors.New("the file system server died")
+
+// A parent is the caller's side of a run. Its goroutine waits for the children;
+// one forwards signals, and one each reads what container and server say.
+type parent struct {
+	config   *Config
+	job      *job
+	identity identity
+
+	said, warned listener // the container's and the server's words
+	signals      chan os.Signal
+
+	mu     sync.Mutex
+	child  int // the container; 0 once it was reaped and its number is free
+	server int // 0: none, or not known yet
+	status Status
+	gone   map[int]unix.WaitStatus // the other children that were reaped
+	seen   map[os.Signal]time.Time // when a signal came last
+}
+
+// run starts the container, which begins as stage s, and waits for it.
+func (p *parent) run(s stage) (Status, error) {
+	// The container dies with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	c, j := p.config, p.job
+	if c.Build {
+		// What the program leaves behind becomes this process's child.
+		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+		defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	}
+	if j.NoMount && j.View != Userspace {
+		// Others see this mount, so it must not lie on that of another run.
+		dir, err := os.MkdirTemp("", "plash")
+		if err != nil {
+			return Status{}, err
+		}
+		defer func() {
+			unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			os.Remove(dir)
+		}()
+		j.Mountpoint = dir
+	}
+
+	p.catchSignals()
+	defer p.releaseSignals()
+	if err := p.start(s); err != nil {
+		p.removeTemp()
+		return Status{}, err
+	}
+	go p.forward()
+	p.wait()
+	return p.finish()
+}
+
+// start starts the container, and listens to it and the server.
+func (p *parent) start(s stage) error {
+	said, err := newPipe()
+	if err != nil {
+		return err
+	}
+	defer said.closeWrite()
+	warned, err := newPipe()
+	if err != nil {
+		said.closeRead()
+		return err
+	}
+	defer warned.closeWrite()
+	j := p.job
+	j.Tell, j.Warn = said.w, warned.w
+	pid, err := j.start(s, p.identity, p.config, &syscall.SysProcAttr{}, j.Tell, j.Warn, j.Lock)
+	if err != nil {
+		said.closeRead()
+		warned.closeRead()
+		return err
+	}
+	p.child = pid
+	p.gone, p.seen = map[int]unix.WaitStatus{}, map[os.Signal]time.Time{}
+	p.said.listen(said.r, func(word byte, text string) {
+		switch word {
+		case wordNote:
+			p.config.say("%s", text)
+		case wordServer:
+			p.mu.Lock()
+			p.server, _ = strconv.Atoi(text)
+			p.checkServer()
+			p.mu.Unlock()
+		}
+	})
+	p.warned.listen(warned.r, nil)
+	return nil
+}
+
+// wait waits until the container has ended, and stops when it stops.
+func (p *parent) wait() {
+	for p.sleep() {
+		for {
+			pid, ws := p.reap()
+			if pid <= 0 {
+				break
+			}
+			if pid == p.child && ws.Stopped() {
+				p.stop(ws.StopSignal())
+			}
+		}
+		if p.child == 0 {
+			return
+		}
+	}
+}
+
+// sleep returns when a child's state has changed; false if there is no child.
+func (p *parent) sleep() bool {
+	for {
+		// It is not reaped yet: that is done under the lock, lest a signal be
+		// sent to another process that has got its number meanwhile.
+		err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WSTOPPED|unix.WCONTINUED|unix.WNOWAIT, nil)
+		if err != unix.EINTR {
+			return err == nil
+		}
+	}
+}
+
+// reap takes notice of one child's changed state; 0 if none has changed.
+func (p *parent) reap() (int, unix.WaitStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ws unix.WaitStatus
+	pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WUNTRACED|unix.WCONTINUED, nil)
+	if err != nil {
+		pid = 0
+	}
+	switch {
+	case pid <= 0 || ws.Stopped() || ws.Continued():
+	case pid == p.child:
+		p.child = 0
+		p.status = Status{Code: ws.ExitStatus()}
+		if ws.Signaled() {
+			p.status = Status{Signal: ws.Signal()}
+		}
+	default:
+		p.gone[pid] = ws
+		p.checkServer()
+	}
+	return pid, ws
+}
+
+// checkServer ends the container if the server has died. p.mu is held.
+func (p *parent) checkServer() {
+	if p.serverFailed() && p.child != 0 {
+		unix.Kill(p.child, unix.SIGKILL)
+	}
+}
+
+// serverFailed reports whether the server ended before it should. p.mu is held.
+func (p *parent) serverFailed() bool {
+	ws, ended := p.gone[p.server]
+	return ended && (!ws.Exited() || ws.ExitStatus() != 0)
+}
+
+// stop stops this process as the container stopped. When it is continued, its
+// SIGCONT is forwarded.
+func (p *parent) stop(s syscall.Signal) {
+	// Mostly the terminal has sent the signal to this process too. If it came
+	// only now, it would stop this process a second time after the first.
+	for begin := time.Now(); s != unix.SIGSTOP && !p.justSeen(s) && time.Since(begin) < 50*time.Millisecond; {
+		time.Sleep(time.Millisecond)
+	}
+	procs.Raise(s)
+}
+
+// finish ends what is to end with the container, and says how that ended.
+func (p *parent) finish() (Status, error) {
+	<-p.said.done
+	if p.config.Build {
+		p.endLeftovers()
+	}
+	why, failed := p.said.get(wordError)
+	switch {
+	case failed:
+		// The server ends too, and perhaps it knows better.
+		p.serverEnds(5 * time.Second)
+		p.removeTemp()
+	case p.config.Build:
+		p.serverEnds(-1)
+	case p.status != Status{}:
+		// Its files may just have been taken away from it.
+		select {
+		case <-p.warned.done:
+			p.serverEnds(time.Second)
+		case <-p.warned.ended:
+		case <-time.After(20 * time.Millisecond):
+			// Others still use the image.
+		}
+	}
+	for {
+		if pid, _ := p.reap(); pid <= 0 {
+			break
+		}
+	}
+	if text, ok := p.warned.get(wordError); ok {
+		return Status{}, errors.New(text)
+	}
+	if p.serverFailed() {
+		p.removeTemp()
+		return Status{}, errServerDied
+	}
+	if failed {
+		return Status{}, errors.New(why)
+	}
+	return p.status, nil
+}
+
+// serverEnds waits until the server has ended, no longer than limit unless
+// that is negative.
+func (p *parent) serverEnds(limit time.Duration) {
+	pause := 100 * time.Microsecond
+	for begin := time.Now(); limit < 0 || time.Since(begin) < limit; {
+		for {
+			if pid, _ := p.reap(); pid <= 0 {
+				break
+			}
+		}
+		if _, ended := p.gone[p.server]; ended || p.server == 0 {
+			return
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 20*time.Millisecond)
+	}
+}
+
+// endLeftovers ends all processes that the container left behind: they would
+// change the layer while it is stacked.
+func (p *parent) endLeftovers() {
+	const patience = 300 * time.Millisecond
+	asked := map[int]bool{}
+	pause := time.Millisecond
+	for begin := time.Now(); ; {
+		for {
+			if pid, _ := p.reap(); pid <= 0 {
+				break
+			}
+		}
+		// A process whose parent has just ended is met the next time round.
+		left := 0
+		for _, pid := range procs.Children() {
+			if pid == p.server {
+				continue
+			}
+			left++
+			switch {
+			case time.Since(begin) > patience:
+				unix.Kill(pid, unix.SIGKILL)
+			case !asked[pid]:
+				asked[pid] = true
+				unix.Kill(pid, unix.SIGTERM)
+				unix.Kill(pid, unix.SIGCONT)
+			}
+		}
+		if left == 0 {
+			return
+		}
+		time.Sleep(pause)
+		pause = min(2*pause, 20*time.Millisecond)
+	}
+}
+
+// removeTemp removes the temporary directory where no server lives to do it.
+func (p *parent) removeTemp() {
+	if p.job.Temp == "" {
+		return
+	}
+	if _, ended := p.gone[p.server]; p.server != 0 && !ended {
+		return
+	}
+	if !p.identity.mapped() || p.server == 0 {
+		p.config.Temp.Remove()
+		return
+	}
+	// Files of subordinate ids obey the root of their user namespace only.
+	pid, err := p.job.start(stageRemove, p.identity, p.config, &syscall.SysProcAttr{}, p.job.Lock)
+	if err == nil {
+		unix.Wait4(pid, nil, 0, nil)
+	}
+}
+
+// remover is the stage that removes a run's temporary directory.
+func remover(j *job) {
+	j.begin()
+	removeTemp(j)
+	os.Exit(0)
+}
+
+// A listener collects what a stage says.
+type listener struct {
+	done  chan struct{} // closed at the end
+	ended chan struct{} // closed by wordEnd
+	mu    sync.Mutex
+	words map[byte]string
+}
+
+// listen reads lines from the descriptor fd, and calls each for each.
+func (l *listener) listen(fd int, each func(word byte, text string)) {
+	l.done, l.ended, l.words = make(chan struct{}), make(chan struct{}), map[byte]string{}
+	file := os.NewFile(uintptr(fd), "pipe")
+	go func() {
+		defer close(l.done)
+		defer file.Close()
+		for s := bufio.NewScanner(file); s.Scan(); {
+			line := s.Text()
+			if line == "" {
+				continue
+			}
+			l.mu.Lock()
+			if _, old := l.words[line[0]]; !old {
+				l.words[line[0]] = line[1:]
+				if line[0] == wordEnd {
+					close(l.ended)
+				}
+			}
+			l.mu.Unlock()
+			if each != nil {
+				each(line[0], line[1:])
+			}
+		}
+	}()
+}
+
+// get returns the first text said with that word so far.
+func (l *listener) get(word byte) (string, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text, ok := l.words[word]
+	return text, ok
+}
+
+// dieWith lets this process be killed when its parent's thread ends. It must
+// come after the last change of ids, which takes it back.
+func dieWith(parent int) {
+	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
+	if os.Getppid() != parent {
+		os.Exit(1)
+	}
+}

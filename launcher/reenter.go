@@ -1,0 +1,40 @@
+package launcher
+
+import (
+	"os"
+	"runtime"
+	"syscall"
+
+	"plash/internal/errs"
+	"plash/internal/procs"
+)
+
+// Reenter runs this very command line again, as userspace root in a new user
+// namespace, and ends this process as that ends. It returns only if that is
+// impossible. There Unprivileged is false, so it happens once.
+func Reenter() error {
+	c := &Config{View: Userspace, Command: os.Args}
+	status, err := c.run(stageReenter)
+	if err != nil {
+		return err
+	}
+	status.Exit()
+	return nil
+}
+
+// reentered is the stage that becomes the new command line.
+func reentered(j *job) {
+	runtime.LockOSThread()
+	j.begin()
+	dieWith(j.Parent)
+	if os.Getenv("HOME") == "" && j.Home != "" {
+		// By the id it would be root's from now on.
+		os.Setenv("HOME", j.Home)
+	}
+	err := procs.DropInheritable()
+	if err == nil {
+		err = syscall.Exec("/proc/self/exe", j.Args, os.Environ())
+	}
+	tell(j.Tell, wordError, j.Args[0]+": "+errs.Text(err))
+	os.Exit(1)
+}

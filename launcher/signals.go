@@ -1,0 +1,71 @@
+package launcher
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The terminal sends these to the container itself, which is in this process's
+// group, while that is the foreground group: then they are not forwarded, as
+// every signal must arrive once.
+var terminalSignals = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH}
+
+// These are always forwarded.
+var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT}
+
+// These come to a group in the background that uses the terminal. This process
+// does not, and stops when the container does.
+var ownSignals = []os.Signal{unix.SIGTTIN, unix.SIGTTOU}
+
+// catchSignals catches all of these but those that the caller has ignored,
+// which the container ignores too.
+func (p *parent) catchSignals() {
+	p.signals = make(chan os.Signal, 32)
+	for _, s := range slices.Concat(terminalSignals, otherSignals, ownSignals) {
+		if !signal.Ignored(s) {
+			signal.Notify(p.signals, s)
+		}
+	}
+}
+
+// releaseSignals undoes catchSignals and ends forward.
+func (p *parent) releaseSignals() {
+	signal.Stop(p.signals)
+	close(p.signals)
+}
+
+// forward sends the signals that arrive on to the container.
+func (p *parent) forward() {
+	for s := range p.signals {
+		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground()
+		p.mu.Lock()
+		p.seen[s] = time.Now()
+		if !own && p.child != 0 {
+			unix.Kill(p.child, s.(unix.Signal))
+		}
+		p.mu.Unlock()
+	}
+}
+
+// justSeen reports whether s came a moment ago.
+func (p *parent) justSeen(s os.Signal) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Since(p.seen[s]) < 100*time.Millisecond
+}
+
+// inForeground reports whether this process's group is the foreground group of
+// its terminal.
+func inForeground() bool {
+	tty, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(tty)
+	group, err := unix.IoctlGetInt(tty, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}

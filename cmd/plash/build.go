@@ -1,0 +1,294 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"plash/launcher"
+	"plash/macros"
+	"plash/store"
+)
+
+type buildCommands struct {
+	Build buildCommand `cmd:"" name:"build" aliases:"create" usage:"ID [CMD…] | --MACRO…" group:"Image Commands" help:"run a program in the image and make an image of what it changed, or build from macros"`
+	B     bCommand     `cmd:"" name:"b" usage:"COMMAND [ARGS…] --MACRO… [-- ARGS…]" group:"Image Commands" help:"build from macros, then run COMMAND with the id and ARGS"`
+	Eval  evalCommand  `cmd:"" name:"eval" usage:"--MACRO…" group:"Other Commands" help:"print the build script that macros come to"`
+}
+
+type buildCommand struct {
+	Words []string `arg:"" name:"ID"`
+}
+
+func (c *buildCommand) Run(p *plash) error {
+	if macros.IsMacro(c.Words[0]) {
+		return p.buildMacros(c.Words)
+	}
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	stdout, err := divertOutput()
+	if err != nil {
+		return err
+	}
+	s, img, err := openImage(c.Words[0])
+	if err != nil {
+		return err
+	}
+	command := c.Words[1:]
+	if len(command) == 1 && strings.ContainsAny(command[0], " \t\n") {
+		command = []string{"sh", "-ec", command[0]}
+	}
+	id, err := p.step(s, img, command, strings.Join(c.Words[1:], " "))
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, id)
+	return err
+}
+
+// divertOutput lets all that writes to standard output, this process and those
+// it starts, write to standard error, and returns the real standard output:
+// only the id belongs there.
+func divertOutput() (io.Writer, error) {
+	fd, err := unix.FcntlInt(1, unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		err = unix.Dup3(2, 1, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("standard output: %w", err)
+	}
+	return os.NewFile(uintptr(fd), "standard output"), nil
+}
+
+// step runs command on top of an image and makes an image of what it changed;
+// made is kept beside the layer as what made it. A command that fails makes
+// none.
+func (p *plash) step(s *store.Store, parent image, command []string, made string) (store.ID, error) {
+	temp, err := s.TempDir()
+	if err != nil {
+		return 0, err
+	}
+	defer temp.Remove()
+	config := p.container(parent, command)
+	config.Entrypoint = nil // no command is a shell here
+	config.DataDir, config.Mountpoint = s.Dir(), s.Mountpoint()
+	config.Changes, config.Temp, config.Keep, config.Build = temp.Path, temp, true, true
+	status, err := launcher.Run(config)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case slices.Contains([]syscall.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGHUP, unix.SIGTERM}, status.Signal):
+		// Someone ended the build; whoever called plash wants to know that.
+		temp.Remove()
+		status.Exit()
+	case status.Signal != 0:
+		return 0, fmt.Errorf("build: the command was killed by signal %d (%s)", status.Signal, status.Signal)
+	case status.Code != 0:
+		return 0, fmt.Errorf("build: the command failed with exit code %d", status.Code)
+	}
+	meta := parent.meta
+	meta.Made = made
+	return s.StackMeta(parent.id, filepath.Join(temp.Path, "data"), meta)
+}
+
+// buildMacros builds from macros and prints the id.
+func (p *plash) buildMacros(words []string) error {
+	id, err := lookup(words)
+	if err == nil {
+		return printID(id)
+	}
+	if !errors.Is(err, macros.ErrImport) && !errors.Is(err, macros.ErrUncached) {
+		return err
+	}
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	stdout, err := divertOutput()
+	if err != nil {
+		return err
+	}
+	if err := closeInput(); err != nil {
+		return err
+	}
+	s, program, err := evaluate(words, false)
+	if err != nil {
+		return err
+	}
+	id, err = program.Build(s, func(parent store.ID, code string, command []string) (store.ID, error) {
+		img, err := loadImage(s, parent)
+		if err != nil {
+			return 0, err
+		}
+		return p.step(s, img, command, code)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, id)
+	return err
+}
+
+// closeInput makes /dev/null standard input.
+func closeInput() error {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	return unix.Dup3(int(null.Fd()), 0, 0)
+}
+
+// lookup returns the image that macros build if all of it was built before:
+// for that nobody needs to be root. Else the error is macros.ErrImport or
+// macros.ErrUncached.
+func lookup(words []string) (store.ID, error) {
+	s, program, err := evaluate(words, true)
+	if err != nil {
+		return 0, err
+	}
+	return program.Build(s, nil)
+}
+
+// evaluate evaluates macros; lookupOnly imports nothing. Macros without a base
+// image need no store and get nil.
+func evaluate(words []string, lookupOnly bool) (s *store.Store, program *macros.Program, err error) {
+	if len(words) == 0 {
+		return nil, nil, errors.New("no build arguments")
+	}
+	open := func() (*store.Store, error) {
+		if s == nil {
+			s, err = initStore()
+		}
+		return s, err
+	}
+	program, err = macros.Eval(words, macros.Options{Store: open, LookupOnly: lookupOnly, Progress: os.Stderr})
+	return s, program, err
+}
+
+// built returns the image that macros build. What is not there yet is built by
+// a plash of its own, so that this one stays what it is, with its standard
+// input and output and its user, for the program that comes after.
+func (p *plash) built(words []string) (store.ID, error) {
+	id, err := lookup(words)
+	if !errors.Is(err, macros.ErrImport) && !errors.Is(err, macros.ErrUncached) {
+		return id, err
+	}
+	arguments := append([]string{"plash", "build"}, words...)
+	if p.chatty {
+		arguments = slices.Insert(arguments, 1, "-v")
+	}
+	var printed bytes.Buffer
+	build := exec.Cmd{Path: "/proc/self/exe", Args: arguments, Stdin: os.Stdin, Stdout: &printed, Stderr: os.Stderr}
+	if err := runChild(&build); err != nil {
+		return 0, err
+	}
+	return store.ParseID(strings.TrimSpace(printed.String()))
+}
+
+// runChild runs a plash whose errors are this one's: if it fails, so does this
+// one, in the same way and without a further word.
+func runChild(child *exec.Cmd) error {
+	// The terminal sends its signals to the child too; here they only must
+	// not end this process before it. The others are passed on.
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
+	defer signal.Stop(signals)
+	// The parent-death signal belongs to the thread that starts the child.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
+	if err := child.Start(); err != nil {
+		return fmt.Errorf("build: %w", err)
+	}
+	go func() {
+		for s := range signals {
+			if s == unix.SIGTERM || s == unix.SIGHUP {
+				child.Process.Signal(s)
+			}
+		}
+	}()
+	err := child.Wait()
+	if err == nil {
+		return nil
+	}
+	state, ok := child.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok {
+		return fmt.Errorf("build: %w", err)
+	}
+	signal.Stop(signals)
+	status := launcher.Status{Code: state.ExitStatus()}
+	if state.Signaled() {
+		status = launcher.Status{Signal: state.Signal()}
+	}
+	status.Exit()
+	return nil
+}
+
+// buildAndRun is plash MACROS [-- CMD…].
+func (p *plash) buildAndRun(words []string) error {
+	words, command := cut(words)
+	id, err := p.built(words)
+	if err != nil {
+		return err
+	}
+	return p.run(fmt.Sprint(id), command)
+}
+
+// cut splits words at the first --.
+func cut(words []string) (before, after []string) {
+	if i := slices.Index(words, "--"); i >= 0 {
+		return words[:i], words[i+1:]
+	}
+	return words, nil
+}
+
+type bCommand struct {
+	Words []string `arg:"" optional:"" name:"COMMAND"`
+}
+
+func (c *bCommand) Run(p *plash) error {
+	words, after := cut(c.Words)
+	n := slices.IndexFunc(words, macros.IsMacro)
+	if n < 0 {
+		return errors.New("no build arguments")
+	}
+	if n == 0 {
+		return usageError("b COMMAND [ARGS…] --MACRO… [-- ARGS…]")
+	}
+	id, err := p.built(words[n:])
+	if err != nil {
+		return err
+	}
+	return p.dispatch(slices.Concat(words[:1], []string{fmt.Sprint(id)}, words[1:n], after))
+}
+
+type evalCommand struct {
+	Words []string `arg:"" optional:"" name:"MACROS"`
+}
+
+func (c *evalCommand) Run() error {
+	_, program, err := evaluate(c.Words, true)
+	if errors.Is(err, macros.ErrImport) {
+		if err := becomeRoot(); err != nil {
+			return err
+		}
+		_, program, err = evaluate(c.Words, false)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Print(program.Script())
+	return nil
+}

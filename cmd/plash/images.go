@@ -1,0 +1,240 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+	"plash/internal/errs"
+	"plash/launcher"
+	"plash/store"
+	"plash/union"
+)
+
+type imageCommands struct {
+	ID       idCommand       `cmd:"" name:"id" group:"Image Commands" help:"print the id"`
+	Map      mapCommand      `cmd:"" name:"map" group:"Image Commands" help:"print the id that KEY names, or let it name ID; an empty ID unsets it"`
+	Mount    mountCommand    `cmd:"" name:"mount" group:"Image Commands" help:"mount the image at DIR, read-only; changes go to CHANGESDIR if it is given"`
+	Nodepath nodepathCommand `cmd:"" name:"nodepath" group:"Image Commands" help:"print the path of the image's node in the data directory"`
+	Parent   parentCommand   `cmd:"" name:"parent" group:"Image Commands" help:"print the parent's id"`
+	Rm       rmCommand       `cmd:"" name:"rm" group:"Image Commands" help:"remove the image and its children"`
+	Stack    stackCommand    `cmd:"" name:"stack" aliases:"add-layer" group:"Image Commands" help:"make an image of ID and the directory DIR, which is moved, as its top layer"`
+	Umount   umountCommand   `cmd:"" name:"umount" group:"Image Commands" help:"unmount what plash mount mounted at DIR"`
+}
+
+type idCommand struct {
+	ID string `arg:"" name:"ID"`
+}
+
+func (c *idCommand) Run() error {
+	_, id, err := openID(c.ID, true)
+	if err != nil {
+		return err
+	}
+	return printID(id)
+}
+
+type mapCommand struct {
+	Key string  `arg:"" name:"KEY"`
+	ID  *string `arg:"" optional:"" name:"ID"`
+}
+
+func (c *mapCommand) Run() error {
+	if c.ID != nil && *c.ID != "" {
+		s, id, err := openID(*c.ID, false)
+		if err != nil {
+			return err
+		}
+		return s.SetMap(c.Key, id)
+	}
+	s, err := openStore()
+	if err != nil {
+		return err
+	}
+	if c.ID != nil {
+		return s.UnsetMap(c.Key)
+	}
+	id, err := s.Map(c.Key)
+	if err != nil || id == 0 {
+		return err
+	}
+	return printID(id)
+}
+
+type mountCommand struct {
+	ID      string `arg:"" name:"ID"`
+	Dir     string `arg:"" name:"DIR"`
+	Changes string `arg:"" optional:"" name:"CHANGESDIR"`
+}
+
+func (c *mountCommand) Run(p *plash) error {
+	_, image, err := openImage(c.ID)
+	if err != nil {
+		return err
+	}
+	if err := p.makeChanges(c.Changes); err != nil {
+		return err
+	}
+	config := launcher.Config{Layers: image.layers, Changes: c.Changes, Verbose: p.verbose}
+	return launcher.MountHost(config, c.Dir, func() {})
+}
+
+type umountCommand struct {
+	Dir string `arg:"" name:"DIR"`
+}
+
+func (c *umountCommand) Run() error { return launcher.Unmount(c.Dir) }
+
+type nodepathCommand struct {
+	ID        string `arg:"" name:"ID"`
+	AllowRoot bool   `name:"allow-root-container" aliases:"allow-0" help:"let ID be 0"`
+}
+
+func (c *nodepathCommand) Run() error {
+	s, id, err := openID(c.ID, c.AllowRoot)
+	if err != nil {
+		return err
+	}
+	path, err := s.NodePath(id)
+	if err != nil {
+		return err
+	}
+	fmt.Println(path)
+	return nil
+}
+
+type parentCommand struct {
+	ID string `arg:"" name:"ID"`
+}
+
+func (c *parentCommand) Run() error {
+	s, id, err := openID(c.ID, false)
+	if err != nil {
+		return err
+	}
+	if id, err = s.Parent(id); err != nil {
+		return err
+	}
+	return printID(id)
+}
+
+type rmCommand struct {
+	ID string `arg:"" name:"ID"`
+}
+
+func (c *rmCommand) Run() error {
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	s, id, err := openID(c.ID, false)
+	if err != nil {
+		return err
+	}
+	return s.Remove(id)
+}
+
+type stackCommand struct {
+	ID  string `arg:"" name:"ID"`
+	Dir string `arg:"" name:"DIR"`
+}
+
+func (c *stackCommand) Run() error {
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	s, err := initStore()
+	if err != nil {
+		return err
+	}
+	parent, err := store.ParseID(c.ID)
+	if err != nil {
+		return err
+	}
+	id, err := s.Stack(parent, c.Dir)
+	if err != nil {
+		return err
+	}
+	return printID(id)
+}
+
+// image is an image that is to be run, mounted or exported.
+type image struct {
+	id     store.ID
+	layers []union.Layer
+	meta   store.Meta
+}
+
+// openStore opens the data directory, which must exist.
+func openStore() (*store.Store, error) {
+	dir, err := store.DefaultDir()
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(dir)
+}
+
+// initStore opens the data directory, and makes it if it is missing.
+func initStore() (*store.Store, error) {
+	dir, err := store.DefaultDir()
+	if err != nil {
+		return nil, err
+	}
+	return store.Init(dir)
+}
+
+// openID opens the data directory and reads word as the id of an image there;
+// root says whether 0 is one.
+func openID(word string, root bool) (*store.Store, store.ID, error) {
+	s, err := openStore()
+	if err != nil {
+		return nil, 0, err
+	}
+	id, err := store.ParseID(word)
+	if err != nil {
+		return nil, 0, err
+	}
+	if id == 0 && root {
+		return s, 0, nil
+	}
+	return s, id, s.Check(id)
+}
+
+// openImage opens the data directory and gets what is needed to use the image
+// whose id is word.
+func openImage(word string) (*store.Store, image, error) {
+	s, id, err := openID(word, false)
+	if err != nil {
+		return nil, image{}, err
+	}
+	img, err := loadImage(s, id)
+	return s, img, err
+}
+
+// loadImage gets what is needed to use an image.
+func loadImage(s *store.Store, id store.ID) (image, error) {
+	layers, err := s.Layers(id)
+	if err != nil {
+		return image{}, err
+	}
+	meta, err := s.Meta(id)
+	return image{id, layers, meta}, err
+}
+
+// makeChanges makes the changes directory if there is to be one and it is
+// missing.
+func (p *plash) makeChanges(dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && err.(*os.PathError).Err != unix.EEXIST {
+		return errs.Path(dir, err)
+	}
+	return nil
+}
+
+// printID prints an id, the only thing that commands which make images print
+// on standard output.
+func printID(id store.ID) error {
+	_, err := fmt.Println(id)
+	return err
+}

@@ -1,0 +1,32 @@
+# make        builds dist/plash
+# make test   sets up this machine (as root) and runs all tests
+# make check  is for the source: format, vet, staticcheck, other architectures
+# make bench  measures plash beside other union file systems (as root)
+
+export CGO_ENABLED = 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all test check bench clean
+
+all:
+	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/plash ./cmd/plash
+
+test:
+	sh tests/setup.sh
+	go vet ./...
+	go test -timeout 30m ./...
+
+check:
+	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	GOARCH=arm64 go vet ./...
+	GOARCH=arm64 go build -o /dev/null ./cmd/plash
+
+bench: all
+	go run ./bench dist/plash
+
+clean:
+	rm -rf dist

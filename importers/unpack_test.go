@@ -240,7 +240,7 @@ func TestAttributes(t *testing.T) {
 		{name: "d/p", mode: unix.S_IFIFO | 0o620, links: 1},
 	} {
 		st := lstat(t, dir, c.name)
-		if st.Mode != c.mode || st.Uid != c.uid || st.Gid != c.gid || st.Nlink != c.links ||
+		if st.Mode != c.mode || st.Uid != c.uid || st.Gid != c.gid || uint64(st.Nlink) != uint64(c.links) ||
 			c.size >= 0 && st.Size != c.size ||
 			unix.Major(st.Rdev) != c.major || unix.Minor(st.Rdev) != c.minor {
 			t.Errorf("%s: mode %o owner %d:%d links %d size %d dev %d:%d", c.name, st.Mode, st.Uid, st.Gid,

@@ -37,7 +37,7 @@ func (u *Union) show(n *Node, l *layer, st *unix.Stat_t) {
 			st.Nlink = 1 // unknown, as overlayfs and others say it
 		}
 	} else if links := n.linksNow(); links != 0 {
-		st.Nlink = uint64(max(int64(st.Nlink)+int64(links), 0))
+		addLinks(&st.Nlink, int64(links))
 	}
 	if !l.foreign {
 		return
@@ -55,6 +55,11 @@ func (u *Union) show(n *Node, l *layer, st *unix.Stat_t) {
 	if st.Mode&unix.S_IFMT == unix.S_IFREG && st.Mode&0o004 == 0 && st.Size > 0 && !u.readable(n) {
 		st.Uid = unreadableOwner
 	}
+}
+
+// addLinks adds to st_nlink, whose type depends on the architecture.
+func addLinks[T uint32 | uint64](nlink *T, links int64) {
+	*nlink = T(max(int64(*nlink)+links, 0))
 }
 
 func (n *Node) linksNow() int32 {
@@ -88,6 +93,9 @@ type SetAttr struct {
 // Setattr changes n's attributes, copying it up first, in this order: size,
 // owner, mode, times.
 func (u *Union) Setattr(n *Node, a SetAttr) error {
+	if u.onlySameTime(n, a) {
+		return nil
+	}
 	if err := u.copyUpFor(n, a); err != nil {
 		return err
 	}
@@ -131,6 +139,18 @@ func (u *Union) Setattr(n *Node, a SetAttr) error {
 		}
 	}
 	return nil
+}
+
+// onlySameTime reports whether a only gives a lower file the modification time
+// that it has. The kernel, which keeps times itself, writes them back after an
+// unlink or a rename has changed st_ctime: without this the files of a lower
+// tree were copied up as "rm -r" removed them, 30 times slower.
+func (u *Union) onlySameTime(n *Node, a SetAttr) bool {
+	if a.Mtime == nil || a.Atime != nil || a.Mode != nil || a.UID != nil || a.GID != nil || a.Size != nil || n.inUpper(u) {
+		return false
+	}
+	var st unix.Stat_t
+	return u.Getattr(n, &st) == nil && st.Mtim == *a.Mtime
 }
 
 // copyUpFor copies n up for a change of a. Data that a truncation drops is not

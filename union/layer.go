@@ -48,7 +48,7 @@ const (
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 
-func (u *Union) openLayer(l Layer, lock int) (*layer, error) {
+func (u *Union) openLayer(l Layer) (*layer, error) {
 	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, live: l.Live}
 	fd, err := u.openat(unix.AT_FDCWD, l.Path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
@@ -60,7 +60,7 @@ func (u *Union) openLayer(l Layer, lock int) (*layer, error) {
 	ly.root.h.Store(h)
 	u.locks = append(u.locks, fd)
 	if !l.Live {
-		if err := unix.Flock(fd, lock|unix.LOCK_NB); err != nil && err != unix.EWOULDBLOCK {
+		if err := lockLayer(fd, l.Path); err != nil {
 			return nil, errs.Path(l.Path, err)
 		}
 	} else {
@@ -81,11 +81,37 @@ func (u *Union) openLayer(l Layer, lock int) (*layer, error) {
 	return ly, nil
 }
 
+// lockLayer takes a shared lock on the layer's root. Who removes a layer holds
+// an exclusive one while it vanishes, so it may be gone afterwards.
+func lockLayer(fd int, path string) error {
+	for {
+		err := unix.Flock(fd, unix.LOCK_SH)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		break
+	}
+	var have, there unix.Stat_t
+	if err := fstat(fd, &have); err != nil {
+		return err
+	}
+	if err := unix.Stat(path, &there); err != nil {
+		return err
+	}
+	if have.Ino != there.Ino || have.Dev != there.Dev {
+		return unix.ENOENT
+	}
+	return nil
+}
+
 func (u *Union) openUpper(upper, work string) error {
 	if err := u.lock(work, unix.LOCK_EX, "changes directory in use"); err != nil {
 		return err
 	}
-	ly, err := u.openLayer(Layer{Path: upper}, unix.LOCK_SH)
+	ly, err := u.openLayer(Layer{Path: upper})
 	if err != nil {
 		return err
 	}

@@ -102,7 +102,7 @@ func (u *Union) open(c Config) error {
 		}
 	}
 	for _, l := range c.Lowers {
-		ly, err := u.openLayer(l, unix.LOCK_SH)
+		ly, err := u.openLayer(l)
 		if err != nil {
 			return err
 		}

@@ -231,7 +231,8 @@ func rootBinds(root string, binds []bind, note func(string)) error {
 	return nil
 }
 
-// bindAt mounts b on rel below the directory root.
+// bindAt mounts b on rel below the directory root. The mount receives what the
+// host unmounts, and passes nothing back: its source was made so before.
 func bindAt(root int, rel string, b bind) error {
 	fd, err := unix.Openat(root, rel, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -239,7 +240,7 @@ func bindAt(root int, rel string, b bind) error {
 	}
 	defer unix.Close(fd)
 	// Through /proc the kernel mounts on what was opened, also if it is a link.
-	if err := unix.Mount(b.Src, procFD(fd), "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+	if err := unix.Mount(b.Src, procFD(fd), "", unix.MS_BIND|unix.MS_REC, ""); err != nil || !b.ReadOnly {
 		return err
 	}
 	on, err := unix.Openat(root, rel, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -247,13 +248,7 @@ func bindAt(root int, rel string, b bind) error {
 		return err
 	}
 	defer unix.Close(on)
-	if err := unix.Mount("", procFD(on), "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-		return err
-	}
-	if b.ReadOnly {
-		return makeReadOnly(on)
-	}
-	return nil
+	return makeReadOnly(on)
 }
 
 // makeReadOnly lets nothing be written through the mount at fd and those below.

@@ -145,6 +145,13 @@ func (j *job) enter(root string) error {
 	if err := rootBinds(root, j.Binds, j.note); err != nil {
 		return err
 	}
+	if j.NoMount {
+		// In the host's own namespace the binds share what is mounted with
+		// their sources, and unmounting them would unmount that too.
+		if err := unix.Mount("", root, "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			return hintMount(root, err)
+		}
+	}
 	// A plash inside must be able to bind it.
 	if err := unix.Mount("", root, "", unix.MS_PRIVATE, ""); err != nil {
 		return hintMount(root, err)

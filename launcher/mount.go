@@ -54,12 +54,14 @@ func MountHost(c Config, dir string, mounted func()) error {
 	// The server gets its device through a socket from fusermount3.
 	helped := os.Geteuid() != 0
 	var socket [2]int
+	var end *os.File
 	if helped {
 		if socket, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			said.closeRead()
 			return fmt.Errorf("socket: %s", errs.Text(err))
 		}
-		defer unix.Close(socket[0])
+		end = os.NewFile(uintptr(socket[0]), "socket")
+		defer end.Close()
 		j.Socket = socket[1]
 	}
 	_, err = j.start(stageMount, id, &c, &syscall.SysProcAttr{Setsid: true}, j.Tell, j.Socket)
@@ -84,7 +86,7 @@ func MountHost(c Config, dir string, mounted func()) error {
 	if helped {
 		select {
 		case <-ready:
-			if err := fuserMount(at, j.readOnly(), socket[0]); err != nil {
+			if err := fuserMount(at, j.readOnly(), end); err != nil {
 				return err // with the socket's end the server ends
 			}
 		case <-l.done:
@@ -180,7 +182,7 @@ func helper() (string, error) {
 
 // fuserMount lets fusermount3 mount at dir and send the device to the socket's
 // other end.
-func fuserMount(dir string, readOnly bool, socket int) error {
+func fuserMount(dir string, readOnly bool, socket *os.File) error {
 	path, err := helper()
 	if err != nil {
 		return err
@@ -192,19 +194,9 @@ func fuserMount(dir string, readOnly bool, socket int) error {
 		options += ",ro"
 	}
 	cmd := exec.Command(path, "-o", options, "--", dir)
-	end := os.NewFile(uintptr(dup(socket)), "socket")
-	defer end.Close()
-	cmd.ExtraFiles = []*os.File{end} // becomes 3
+	cmd.ExtraFiles = []*os.File{socket} // becomes 3
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	return runHelper(cmd)
-}
-
-func dup(fd int) int {
-	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return -1
-	}
-	return n
 }
 
 // runHelper runs fusermount3; an error is what it said.

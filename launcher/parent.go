@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -28,6 +29,7 @@ type parent struct {
 
 	said, warned listener // the container's and the server's words
 	signals      chan os.Signal
+	others       []int // this process's children that are not of this run
 
 	mu     sync.Mutex
 	child  int // the container; 0 once it was reaped and its number is free
@@ -47,6 +49,7 @@ func (p *parent) run(s stage) (Status, error) {
 		// What the program leaves behind becomes this process's child.
 		unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 		defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+		p.others = procs.Children()
 	}
 	if j.NoMount && j.View != Userspace {
 		// Others see this mount, so it must not lie on that of another run.
@@ -106,7 +109,11 @@ func (p *parent) start(s stage) error {
 			p.mu.Unlock()
 		}
 	})
-	p.warned.listen(warned.r, nil)
+	p.warned.listen(warned.r, func(word byte, text string) {
+		if word != wordError && word != wordEnd {
+			p.config.say("file system server: %c%s", word, text)
+		}
+	})
 	return nil
 }
 
@@ -191,7 +198,9 @@ func (p *parent) stop(s syscall.Signal) {
 // finish ends what is to end with the container, and says how that ended.
 func (p *parent) finish() (Status, error) {
 	<-p.said.done
-	if p.config.Build {
+	// With process 1 the kernel ends all others, the server before its time.
+	complete := p.config.Build || os.Getpid() == 1
+	if complete {
 		p.endLeftovers()
 	}
 	why, failed := p.said.get(wordError)
@@ -200,7 +209,7 @@ func (p *parent) finish() (Status, error) {
 		// The server ends too, and perhaps it knows better.
 		p.serverEnds(5 * time.Second)
 		p.removeTemp()
-	case p.config.Build:
+	case complete:
 		p.serverEnds(-1)
 	case p.status != Status{}:
 		// Its files may just have been taken away from it.
@@ -248,8 +257,8 @@ func (p *parent) serverEnds(limit time.Duration) {
 	}
 }
 
-// endLeftovers ends all processes that the container left behind: they would
-// change the layer while it is stacked.
+// endLeftovers ends all processes that the container left behind. In a build
+// they would change the layer while it is stacked.
 func (p *parent) endLeftovers() {
 	const patience = 300 * time.Millisecond
 	asked := map[int]bool{}
@@ -263,7 +272,7 @@ func (p *parent) endLeftovers() {
 		// A process whose parent has just ended is met the next time round.
 		left := 0
 		for _, pid := range procs.Children() {
-			if pid == p.server {
+			if pid == p.server || slices.Contains(p.others, pid) {
 				continue
 			}
 			left++
@@ -338,9 +347,7 @@ func (l *listener) listen(fd int, each func(word byte, text string)) {
 				}
 			}
 			l.mu.Unlock()
-			if each != nil {
-				each(line[0], line[1:])
-			}
+			each(line[0], line[1:])
 		}
 	}()
 }

@@ -529,7 +529,7 @@ func TestNoDevice(t *testing.T) {
 func TestNoNamespaces(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
 		cmd := c.command(spec{Layers: host}, "sh", "-c", "head -1 /proc/self/mountinfo; ls -d /proc/self/; readlink /proc/self/ns/mnt")
-		cmd.Env = append(cmd.Env, "PLASH_NO_UNSHARE=1")
+		cmd.Env = append(cmd.Env, "PLASH_NO_UNSHARE=1", "TMPDIR="+c.dir)
 		r := c.do(cmd)
 		if c.uid != 0 {
 			if r.code != 1 || !strings.HasPrefix(r.err, "plash error: PLASH_NO_UNSHARE: ") {
@@ -541,8 +541,25 @@ func TestNoNamespaces(t *testing.T) {
 		if r.code != 0 || r.err != "" || !strings.Contains(r.out, "fuse.plash") || !strings.HasSuffix(r.out, namespace+"\n") {
 			t.Errorf("%+v", r)
 		}
-		if left, _ := filepath.Glob("/tmp/plash[0-9]*"); len(left) != 0 {
+		if left, _ := filepath.Glob(filepath.Join(c.dir, "plash[0-9]*")); len(left) != 0 {
 			t.Errorf("left: %q", left)
+		}
+	})
+}
+
+// As process 1 there is nobody to finish for it, and no signal ends it.
+func TestProcessOne(t *testing.T) {
+	asEach(t, func(t *testing.T, c *caller) {
+		unshare := []string{"unshare", "-Urpf", "--mount-proc"}
+		if c.uid == 0 {
+			unshare = []string{"unshare", "-pf", "--mount-proc"}
+		}
+		words := append(unshare, c.program, "plash", c.spec(spec{Layers: host}))
+		if r := c.do(c.shell(append(words, "sh", "-c", "sleep 100 & exit 7")...)); r.code != 7 || r.err != "" {
+			t.Errorf("%+v", r)
+		}
+		if r := c.do(c.shell(append(words, "sh", "-c", "kill -TERM $$")...)); r.code != 128+15 || r.err != "" {
+			t.Errorf("%+v", r)
 		}
 	})
 }

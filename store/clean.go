@@ -24,15 +24,27 @@ const (
 // after an error and returns the first one. An image that lost its index link
 // gets it back.
 func (s *Store) Clean(what What) (removed []string, err error) {
+	removed, err = s.cleanLocked(what)
+	if what&CleanTmp != 0 {
+		names, err2 := s.cleanTmp()
+		removed, err = append(removed, names...), first(err, err2)
+	}
+	return removed, err
+}
+
+// cleanLocked cleans index/ and map/. A link that leads nowhere may be that of
+// somebody who is about to put an image there, and who holds the lock.
+func (s *Store) cleanLocked(what What) (removed []string, err error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if what&CleanIndex != 0 {
 		removed, err = s.cleanIndex()
 	}
 	if what&CleanKeys != 0 {
 		names, err2 := s.cleanLinks("map", func(string) bool { return true })
-		removed, err = append(removed, names...), first(err, err2)
-	}
-	if what&CleanTmp != 0 {
-		names, err2 := s.cleanTmp()
 		removed, err = append(removed, names...), first(err, err2)
 	}
 	return removed, err
@@ -45,12 +57,7 @@ func first(err, err2 error) error {
 	return err2
 }
 
-func (s *Store) cleanIndex() ([]string, error) {
-	unlock, err := s.lock() // somebody may have made the link and not yet the node
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+func (s *Store) cleanIndex() (removed []string, err error) {
 	if base := s.path("layer", "0"); exists(base) {
 		err = eachNode(base, func(id ID, node string) error {
 			if exists(s.index(id)) || !exists(root(node)) {
@@ -81,7 +88,7 @@ func (s *Store) cleanLinks(dir string, ours func(name string) bool) (removed []s
 		}
 		if err2 := os.Remove(path); err2 == nil {
 			removed = append(removed, filepath.Join(dir, name))
-		} else {
+		} else if !errors.Is(err2, os.ErrNotExist) { // UnsetMap was here
 			err = first(err, errs.Path(path, err2))
 		}
 	}

@@ -65,6 +65,11 @@ func (s *Store) SetMap(key string, id ID) error {
 	if err := os.Symlink(target, fresh); err != nil {
 		return errs.Path(fresh, err)
 	}
+	unlock, err := s.lock() // or Clean takes it for the one that it replaces
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return errs.Path(link, os.Rename(fresh, link))
 }
 

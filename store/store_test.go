@@ -651,6 +651,9 @@ func TestConcurrent(t *testing.T) {
 		wait.Go(func() {
 			for dir := range dirs {
 				id, err := s.Stack(one, dir)
+				if err == nil {
+					err = s.SetMap("key", id)
+				}
 				if err == nil && id%3 == 0 {
 					err = s.Remove(id)
 				}

@@ -6,8 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestLongScript: a layer's code may be longer than one argument of a program.
@@ -72,6 +75,39 @@ func TestKilledBuild(t *testing.T) {
 		})
 		plash(t, "rm", base).ok()
 		if list := images(t); len(list) != 1 {
+			t.Errorf("images: %q", list)
+		}
+	})
+}
+
+// TestInterruptedBuild: a build that is told to end does, as plash does, and
+// leaves nothing.
+func TestInterruptedBuild(t *testing.T) {
+	each(t, everyone, 2*time.Minute, func(t *testing.T) {
+		base := needTiny(t)
+		marker := filepath.Join(os.Getenv("HOME"), "marker")
+		code := "echo >" + marker + "; exec sleep 1000"
+		for _, words := range [][]string{
+			{"build", base, code},
+			{"build", "--from", base, "--run", code},
+			{"--from", base, "--run", code, "--", "true"},
+		} {
+			for _, s := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
+				p := startSilent(t, words...)
+				eventually(t, "the build runs", func() bool { _, err := os.Stat(marker); return err == nil })
+				time.Sleep(50 * time.Millisecond) // until sleep runs, see TestSignals
+				os.Remove(marker)
+				p.Process.Signal(s)
+				timer := time.AfterFunc(20*time.Second, func() { p.Process.Kill() })
+				p.Wait()
+				timer.Stop()
+				if status := p.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != s {
+					t.Errorf("%q after %v: %v", words, s, p.ProcessState)
+				}
+				noTemps(t)
+			}
+		}
+		if list := images(t); len(list) != 2 {
 			t.Errorf("images: %q", list)
 		}
 	})

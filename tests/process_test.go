@@ -344,6 +344,16 @@ func TestTerminal(t *testing.T) {
 		term.send("\x1c")
 		term.expect("code 6\r\n")
 
+		// A build ends by Ctrl-C, however it was called.
+		for _, words := range []string{"build " + id + " ", "build --from " + id + " --run ", "--from " + id + " --run "} {
+			term.send("plash " + words + "'printf \"wa%s\\n\" it; sleep 1000'\n")
+			term.expect("wait\r\n") // which the trace does not say
+			term.send("\x03")
+			term.expect("PROMPT> ")
+			term.send("echo code $?\n")
+			term.expect("code 130\r\n")
+		}
+
 		// Ctrl-Z stops, fg goes on.
 		term.send("plash run " + id + " sh -c 'echo wait; read line; echo read $line'\n")
 		term.expect("wait\r\n")

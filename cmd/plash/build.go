@@ -95,6 +95,9 @@ func (p *plash) step(s *store.Store, parent image, command []string, made string
 		status.Exit()
 	case status.Signal != 0:
 		return 0, fmt.Errorf("build: the command was killed by signal %d (%s)", status.Signal, status.Signal)
+	case status.Code == 126 || status.Code == 127:
+		// Not executable or not there, which the launcher or a shell has said.
+		return 0, errSaid
 	case status.Code != 0:
 		return 0, fmt.Errorf("build: the command failed with exit code %d", status.Code)
 	}
@@ -200,8 +203,9 @@ func (p *plash) built(words []string) (store.ID, error) {
 // runChild runs a plash whose errors are this one's: if it fails, so does this
 // one, in the same way and without a further word.
 func runChild(child *exec.Cmd) error {
-	// The terminal sends its signals to the child too; here they only must
-	// not end this process before it. The others are passed on.
+	// What ends this process is to end the child, and only thereby this one.
+	// Those of the terminal come to the child directly too: while it runs a
+	// program in the foreground it lets them pass by, as it does with these.
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
 	defer signal.Stop(signals)
@@ -214,9 +218,7 @@ func runChild(child *exec.Cmd) error {
 	}
 	go func() {
 		for s := range signals {
-			if s == unix.SIGTERM || s == unix.SIGHUP {
-				child.Process.Signal(s)
-			}
+			child.Process.Signal(s)
 		}
 	}()
 	err := child.Wait()
@@ -289,6 +291,6 @@ func (c *evalCommand) Run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Print(program.Script())
-	return nil
+	_, err = fmt.Print(program.Script())
+	return err
 }

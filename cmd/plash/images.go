@@ -99,8 +99,7 @@ func (c *nodepathCommand) Run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(path)
-	return nil
+	return printLine(path)
 }
 
 type parentCommand struct {
@@ -234,7 +233,10 @@ func (p *plash) makeChanges(dir string) error {
 
 // printID prints an id, the only thing that commands which make images print
 // on standard output.
-func printID(id store.ID) error {
-	_, err := fmt.Println(id)
-	return err
+func printID(id store.ID) error { return printLine(id) }
+
+// printLine prints value, alone on a line, on standard output.
+func printLine(value any) error {
+	_, err := fmt.Println(value)
+	return errs.Path("standard output", err)
 }

@@ -62,6 +62,9 @@ func (p *plash) dispatch(words []string) error {
 // errNothing is what plash alone says.
 var errNothing = errors.New("plash: build and run containers, try plash help")
 
+// errSaid is an error that has been printed already.
+var errSaid = errors.New("failed")
+
 // usageError is a missing or surplus argument; its text is the command's usage.
 type usageError string
 
@@ -69,6 +72,9 @@ func (e usageError) Error() string { return "usage: plash " + string(e) }
 
 // fail says err in one line and ends plash.
 func fail(err error) {
+	if errors.Is(err, errSaid) {
+		os.Exit(1)
+	}
 	text := strings.ReplaceAll(err.Error(), "\n", " ")
 	if _, usage := errors.AsType[usageError](err); !usage && err != errNothing {
 		text = "plash error: " + text

@@ -26,10 +26,7 @@ var version = "unreleased"
 
 type versionCommand struct{}
 
-func (c *versionCommand) Run() error {
-	fmt.Println(version)
-	return nil
-}
+func (c *versionCommand) Run() error { return printLine(version) }
 
 type initCommand struct{}
 
@@ -54,8 +51,7 @@ func (c *mkdtempCommand) Run() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(path)
-	return nil
+	return printLine(path)
 }
 
 type cleanCommand struct {

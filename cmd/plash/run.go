@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 
 	"plash/internal/errs"
@@ -131,8 +130,7 @@ func (c *dataCommand) Run(p *plash) error {
 		return err
 	}
 	if len(c.Cmd) == 0 {
-		fmt.Println(dir)
-		return nil
+		return printLine(dir)
 	}
 	if err := os.Chdir(dir); err != nil {
 		return errs.Path(dir, err)

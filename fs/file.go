@@ -33,7 +33,9 @@ func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	if err := f.u.Write(f.node(in.NodeId), data, int64(in.Offset), kill); err != nil {
-		return 0, status(err)
+		st := status(err)
+		f.lost.CompareAndSwap(0, int32(st))
+		return 0, st
 	}
 	return uint32(len(data)), fuse.OK
 }

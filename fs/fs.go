@@ -9,6 +9,7 @@
 package fs
 
 import (
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +32,7 @@ type fileSystem struct {
 	ids    *idMap // nil: the kernel speaks in our ids
 	hasLow bool   // some layer is live
 	server *fuse.Server
+	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
 }
 
 func status(err error) fuse.Status {

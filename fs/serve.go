@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"syscall"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -37,6 +38,13 @@ func Mount(devFD int, target string, flags uintptr) error {
 	return errs.Path(target, unix.Mount("plash", target, "fuse.plash", flags, MountData(devFD)))
 }
 
+// LostWrite is what Serve returns if the upper layer refused data, mostly for
+// want of space. The kernel collects writes, so programs learn of that when they
+// close or sync the file, and not all of them listen.
+type LostWrite struct{ Errno syscall.Errno }
+
+func (e *LostWrite) Error() string { return "a write was lost: " + errs.Text(e.Errno) }
+
 // Serve answers the requests that come from devFD, which it closes in the end,
 // until the file system has been unmounted everywhere. The mount must be there
 // already.
@@ -55,6 +63,9 @@ func Serve(devFD int, u *union.Union, o Options) error {
 		return fmt.Errorf("FUSE: %w", err)
 	}
 	s.Serve()
+	if lost := f.lost.Load(); lost != 0 {
+		return &LostWrite{syscall.Errno(lost)}
+	}
 	return nil
 }
 

@@ -80,6 +80,7 @@ type job struct {
 	Changes    string
 	Volatile   bool
 	Temp       string // to be removed at the end
+	Keep       bool   // the changes will become a layer
 	Mountpoint string
 	View       View
 	Binds      []bind
@@ -116,6 +117,7 @@ func (c *Config) job(id identity) (*job, error) {
 	if c.Temp != nil {
 		j.Lock = int(c.Temp.File().Fd())
 		j.Volatile = true
+		j.Keep = c.Keep
 		if !c.Keep {
 			paths = append(paths, struct {
 				to   *string

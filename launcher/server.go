@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -55,6 +56,9 @@ func (j *job) serve(to int, o fs.Options, get func() (int, bool)) int {
 		return 0 // who should have mounted it has failed and said why
 	}
 	err = fs.Serve(dev, u, o)
+	if lost := (*fs.LostWrite)(nil); errors.As(err, &lost) && !j.Keep {
+		err = nil // the program has heard of it, and nothing is made of the rest
+	}
 	if err != nil {
 		tell(to, wordError, "file system server: "+errs.Text(err))
 	} else {

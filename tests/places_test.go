@@ -63,6 +63,13 @@ func TestFullDisk(t *testing.T) {
 			if !strings.Contains(r.err, "No space left on device") || r.out != "" {
 				r.fatal("that no space is left, no image and no litter")
 			}
+			// So does one whose program does not listen, and frees the space again.
+			r = within(t, stage+as+"plash pull:tarfile "+tiny+" >/dev/null\n"+as+`plash build 1 'head -c 8m /dev/urandom >/big; truncate -s 10 /big; exit 0' || code=$?
+				ls -A $PLASH_DATA/tmp; exit $code`)
+			r.code(1)
+			if !strings.Contains(r.err, "No space left on device") || r.out != "" {
+				r.fatal("that no space is left, no image and no litter")
+			}
 			// A program sees the error, with the kernel's writeback cache when it
 			// closes or syncs the file, and plash lives on.
 			r = within(t, stage+as+"plash pull:tarfile "+tiny+"  >/dev/null\n"+as+`plash run 1 sh -c 'dd if=/dev/urandom of=/big bs=1M count=8 conv=fsync 2>/dev/null || echo full; rm /big; echo small >/small; cat /small'`)

@@ -134,6 +134,9 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		s := int64(size)
 		a.Size = &s
 	}
+	if a.UID != nil && *a.UID == noID || a.GID != nil && *a.GID == noID {
+		return fuse.EINVAL // an id that our namespace does not have
+	}
 	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0
 	if in.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = &unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}

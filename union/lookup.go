@@ -105,7 +105,11 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 			return n, nil
 		}
 	}
-	return n, u.named(n, dir, name, h)
+	if err := u.named(n, dir, name, h); err != nil {
+		u.Forget(n, 1)
+		return nil, err
+	}
+	return n, nil
 }
 
 func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
@@ -141,11 +145,7 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 		return nil
 	}
 	if !lower && h.in.layer != u.upper {
-		if err := u.linkUpper(n, dir, name); err != nil {
-			u.Forget(n, 1)
-			return err
-		}
-		return nil
+		return u.linkUpper(n, dir, name)
 	}
 	n.loc.Lock()
 	defer n.loc.Unlock()

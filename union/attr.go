@@ -10,10 +10,12 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	err = r.stat(st)
 	l := u.upper // held
 	if r.d != nil {
 		l = r.d.layer
+	}
+	if err = r.stat(st); err == nil {
+		r.override(l, st)
 	}
 	r.done()
 	if err != nil {
@@ -109,6 +111,39 @@ func (u *Union) Setattr(n *Node, a SetAttr) error {
 		return err
 	}
 	defer r.done()
+	if err := u.setOwnerMode(n, r, a); err != nil {
+		return err
+	}
+	if a.Atime != nil || a.Mtime != nil {
+		ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
+		if a.Atime != nil {
+			ts[0] = *a.Atime
+		}
+		if a.Mtime != nil {
+			ts[1] = *a.Mtime
+		}
+		if err := r.utimes(&ts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
+	if a.UID == nil && a.GID == nil && a.Mode == nil {
+		return nil
+	}
+	if u.overrides(n.typ) {
+		var st unix.Stat_t
+		if err := r.stat(&st); err != nil {
+			return err
+		}
+		r.override(u.upper, &st)
+		if n.typ == unix.S_IFREG && a.Mode == nil { // as chown(2) does
+			st.Mode = withoutPriv(st.Mode)
+		}
+		return u.setOverride(r, st, a.UID, a.GID, a.Mode)
+	}
 	if a.UID != nil || a.GID != nil {
 		uid, gid := -1, -1
 		if a.UID != nil {
@@ -122,21 +157,7 @@ func (u *Union) Setattr(n *Node, a SetAttr) error {
 		}
 	}
 	if a.Mode != nil {
-		if err := r.chmod(*a.Mode & 0o7777); err != nil {
-			return err
-		}
-	}
-	if a.Atime != nil || a.Mtime != nil {
-		ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
-		if a.Atime != nil {
-			ts[0] = *a.Atime
-		}
-		if a.Mtime != nil {
-			ts[1] = *a.Mtime
-		}
-		if err := r.utimes(&ts); err != nil {
-			return err
-		}
+		return r.chmod(*a.Mode & 0o7777)
 	}
 	return nil
 }
@@ -212,6 +233,14 @@ func (u *Union) Readlink(n *Node) (string, error) {
 	defer r.done()
 	buf := make([]byte, unix.PathMax)
 	k, err := unix.Readlinkat(r.fd, r.name, buf)
+	if err == unix.EINVAL && r.overridden() { // a file that stands for a symlink
+		var fd int
+		if fd, err = r.openData(u, false); err != nil {
+			return "", err
+		}
+		defer unix.Close(fd)
+		k, err = pread(fd, buf, 0)
+	}
 	if err != nil {
 		return "", err
 	}

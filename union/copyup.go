@@ -80,7 +80,7 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 func (u *Union) copyDirAttrs(n *Node, tmp string, st *unix.Stat_t, empty bool) error {
 	dst := ref{fd: u.workFD(), name: tmp}
 	if empty {
-		if err := unix.Setxattr(dst.path(), userPrefix+opaqueAttr, []byte("y"), 0); err != nil {
+		if err := u.writeMark(dst.path(), opaqueAttr, "y"); err != nil {
 			return err
 		}
 	} else if src, err := u.ref(n); err != nil {
@@ -94,7 +94,7 @@ func (u *Union) copyDirAttrs(n *Node, tmp string, st *unix.Stat_t, empty bool) e
 			return err
 		}
 	}
-	return copyAttrs(dst, st)
+	return u.copyAttrs(dst, st)
 }
 
 // publishDir moves the directory tmp of the work directory to where n is.
@@ -204,7 +204,8 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 	}
 	// Before it can be found, or a listing would show it with another number.
 	u.origins.set(now.Ino, n.ino)
-	err := u.publish(n, func(_ *layerDir, fd int, name string) error {
+	u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.typ, now.Ino, st.Dev, n.key)
+	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
 		// Names that are left in the lower layers: st counts none removed.
 		others := int32(st.Nlink)
 		if fd >= 0 {
@@ -212,6 +213,9 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		}
 		if err := u.place(n, tmp, fd, name, others > 0); err != nil {
 			return err
+		}
+		if parent != nil {
+			u.noteImpure(parent)
 		}
 		u.rekey(n, u.keyOf(u.upper, &now), others > 0)
 		n.layer, n.links = u.upper, others
@@ -280,13 +284,15 @@ func (u *Union) copyMeta(n *Node, tmp string, st *unix.Stat_t) error {
 	defer src.done()
 	dst := ref{fd: u.workFD(), name: tmp}
 	// Owner first: chown drops suid, sgid and capabilities.
-	if err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
+	if !u.overrides(st.Mode) {
+		if err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
 	}
 	if err := copyXattrs(src, dst); err != nil {
 		return err
 	}
-	return copyAttrs(dst, st)
+	return u.copyAttrs(dst, st)
 }
 
 func (u *Union) copyRegular(n *Node, tmp string, st *unix.Stat_t, size int64) error {
@@ -384,7 +390,14 @@ func copyByHand(dst, src int, off, end int64) error {
 
 // copyAttrs sets owner, mode and times of dst from st, in the order in which
 // they do not undo each other.
-func copyAttrs(dst ref, st *unix.Stat_t) error {
+func (u *Union) copyAttrs(dst ref, st *unix.Stat_t) error {
+	ts := [2]unix.Timespec{st.Atim, st.Mtim}
+	if u.overrides(st.Mode) {
+		if err := u.setOverride(dst, *st, nil, nil, nil); err != nil {
+			return err
+		}
+		return dst.utimes(&ts)
+	}
 	if err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
@@ -393,7 +406,6 @@ func copyAttrs(dst ref, st *unix.Stat_t) error {
 			return err
 		}
 	}
-	ts := [2]unix.Timespec{st.Atim, st.Mtim}
 	return dst.utimes(&ts)
 }
 
@@ -409,7 +421,7 @@ func copyXattrs(src, dst ref) error {
 		return err
 	}
 	for _, name := range names {
-		if _, visible := shownXattr(name); !visible {
+		if _, visible := shownXattr(name); !visible || isOverride(name) && src.overridden() {
 			continue
 		}
 		value, err := getxattr(src, name)
@@ -493,6 +505,7 @@ func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
 	if err != nil {
 		return err
 	}
+	u.moved(up, n.key.ino)
 	n.links--
 	if n.parked != "" {
 		u.unlinkWork(n.parked)
@@ -592,6 +605,15 @@ func (u *Union) separate(n *Node) error {
 		return err
 	}
 	u.origins.set(st.Ino, n.ino)
+	low := (*n.dir.lowers.Load())[0]
+	var was unix.Stat_t
+	if low.stat(u, &was) == nil {
+		u.saveOrigin(ref{fd: h.fd}, n.typ, st.Ino, was.Dev, key{ino: was.Ino})
+		up.mu.Lock()
+		parent := up.parent
+		up.mu.Unlock()
+		u.noteImpure(parent)
+	}
 	n.dir.lowers.Store(&[]*layerDir{})
 	return nil
 }

@@ -35,6 +35,9 @@ func (u *Union) make(dir *Node, name string, c Creation, put func(fd int, name s
 		mode &^= c.Umask
 	}
 	m := maker{u: u, up: up, fd: h.fd, c: c, put: put, mode: mode, isDir: isDir}
+	if typ := mode & unix.S_IFMT; u.upper.override != "" && (typ == 0 || typ == unix.S_IFREG) {
+		m.override = true
+	}
 	if err := m.run(name); err != nil {
 		return nil, nil, err
 	}
@@ -50,10 +53,12 @@ type maker struct {
 	put   func(fd int, name string, mode uint32) error
 	mode  uint32
 	isDir bool
+	// override: owner and mode go into an attribute.
+	override bool
 }
 
 func (m *maker) run(name string) error {
-	err := m.put(m.fd, name, m.mode)
+	err := m.create(m.fd, name)
 	if err == unix.EEXIST {
 		return m.overWhiteout(name)
 	}
@@ -67,9 +72,24 @@ func (m *maker) run(name string) error {
 	return nil
 }
 
+// create makes the object so that we ourselves may use it.
+func (m *maker) create(fd int, name string) error {
+	mode := m.mode
+	if m.override {
+		mode |= 0o600
+		if m.isDir {
+			mode |= 0o700
+		}
+	}
+	return m.put(fd, name, mode)
+}
+
 // own gives the new object its owner. The group comes from a directory with
 // sgid, which the file system has seen to; chown drops suid and sgid of files.
 func (m *maker) own(fd int, name string) error {
+	if m.override {
+		return m.ownByAttr(fd, name)
+	}
 	if int(m.c.UID) == m.u.euid && int(m.c.GID) == m.u.egid {
 		return nil
 	}
@@ -97,6 +117,28 @@ func (m *maker) own(fd int, name string) error {
 	return nil
 }
 
+func (m *maker) ownByAttr(fd int, name string) error {
+	var st, dir unix.Stat_t
+	if err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if !m.u.overrides(st.Mode) { // a symlink
+		return nil
+	}
+	if err := fstat(m.fd, &dir); err != nil {
+		return err
+	}
+	ref{fd: m.fd}.override(m.u.upper, &dir)
+	mode, gid := m.mode&0o7777, m.c.GID
+	if dir.Mode&unix.S_ISGID != 0 {
+		gid = dir.Gid
+		if m.isDir {
+			mode |= unix.S_ISGID
+		}
+	}
+	return m.u.setOverride(ref{fd: fd, name: name}, st, &m.c.UID, &gid, &mode)
+}
+
 // overWhiteout makes the object where the upper has a whiteout: prepared in
 // the work directory, so that at no time what the whiteout hides can be seen.
 func (m *maker) overWhiteout(name string) error {
@@ -114,12 +156,12 @@ func (m *maker) overWhiteout(name string) error {
 	}
 	defer stage.close(u)
 	tmp := u.tmpName()
-	if err := m.put(stage.fd, tmp, m.mode); err != nil {
+	if err := m.create(stage.fd, tmp); err != nil {
 		return err
 	}
 	err = m.own(stage.fd, tmp)
 	if err == nil && m.isDir {
-		err = unix.Setxattr(fdPath(stage.fd)+"/"+tmp, userPrefix+opaqueAttr, []byte("y"), 0)
+		err = u.writeMark(fdPath(stage.fd)+"/"+tmp, opaqueAttr, "y")
 	}
 	if err == nil {
 		err = m.swapIn(stage.fd, tmp, name)
@@ -196,6 +238,7 @@ func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix
 	if err := fstatat(fd, name, &h.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, nil, err
 	}
+	ref{fd: fd, name: name}.override(u.upper, &h.st)
 	if h.st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		h.dirs = []*layerDir{up.child(name)}
 	}
@@ -270,12 +313,25 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	if !u.hasDefaultACL(dir.dir, h.fd) {
 		mode &^= c.Umask
 	}
-	fd, err := u.openat(h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, mode)
+	access := mode
+	if u.upper.override != "" {
+		access |= 0o600
+	}
+	fd, err := u.openat(h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, access)
 	if err != nil {
 		return nil, nil, err
 	}
 	var st unix.Stat_t
-	if err := u.ownOpen(h.fd, fd, c, &st); err != nil {
+	if u.upper.override != "" {
+		err = unix.Fstat(fd, &st)
+		if err == nil {
+			err = u.setOverride(ref{fd: fd}, st, &c.UID, &c.GID, &mode)
+			ref{fd: fd}.override(u.upper, &st)
+		}
+	} else {
+		err = u.ownOpen(h.fd, fd, c, &st)
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, nil, err
 	}
@@ -358,6 +414,7 @@ func (u *Union) link(n, dir *Node, name string) error {
 	if err != nil {
 		return err
 	}
+	u.moved(up, n.key.ino)
 	n.parent, n.name, n.gone = dir, name, false
 	if n.held >= 0 {
 		u.letGo(n)

@@ -89,7 +89,7 @@ func (u *Union) Write(n *Node, data []byte, off int64, killPriv bool) error {
 	}
 	defer h.unpin()
 	if killPriv {
-		if err := dropPriv(h.fd); err != nil {
+		if err := u.dropPriv(h.fd); err != nil {
 			return err
 		}
 	}
@@ -114,7 +114,7 @@ func (u *Union) truncate(n *Node, size int64, killPriv bool) error {
 	}
 	defer h.unpin()
 	if killPriv {
-		if err := dropPriv(h.fd); err != nil {
+		if err := u.dropPriv(h.fd); err != nil {
 			return err
 		}
 	}
@@ -127,19 +127,28 @@ func (u *Union) truncate(n *Node, size int64, killPriv bool) error {
 
 // dropPriv removes suid, and sgid from a file that its group may execute. The
 // server is privileged itself, so the kernel does not do it for it.
-func dropPriv(fd int) error {
+func (u *Union) dropPriv(fd int) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	mode := st.Mode &^ unix.S_ISUID
-	if mode&unix.S_IXGRP != 0 {
-		mode &^= unix.S_ISGID
-	}
+	r := ref{fd: fd}
+	r.override(u.upper, &st)
+	mode := withoutPriv(st.Mode)
 	if mode == st.Mode {
 		return nil
 	}
+	if u.overrides(mode) {
+		return u.setOverride(r, st, nil, nil, &mode)
+	}
 	return unix.Fchmod(fd, mode&0o7777)
+}
+
+func withoutPriv(mode uint32) uint32 {
+	if mode&unix.S_IXGRP != 0 {
+		mode &^= unix.S_ISGID
+	}
+	return mode &^ unix.S_ISUID
 }
 
 // Fallocate is fallocate(2) on n.

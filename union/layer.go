@@ -22,6 +22,8 @@ type layer struct {
 	mounts *mountTable // of a live layer
 	// foreign: owners that our user namespace does not map are shown as root.
 	foreign bool
+	dots     bool   // whiteouts may be names with ".wh." before them
+	override string // the attribute that holds owners and modes, or ""
 }
 
 // A layerDir is a directory of one layer, found by its parent in that layer
@@ -39,12 +41,6 @@ type layerDir struct {
 
 	marks atomic.Uint32 // what opaque and xwhiteouts found, once asked
 }
-
-const (
-	marksKnown = 1 << iota
-	markOpaque
-	markXWhiteouts // whiteouts in here are empty files with an attribute
-)
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 
@@ -74,6 +70,10 @@ func (u *Union) openLayer(l Layer) (*layer, error) {
 		return nil, errs.Path(l.Path, err)
 	}
 	u.devs.index(st.Dev)
+	if l.Foreign {
+		ly.dots = !hasMark(fdPath(fd), formatAttr)
+		ly.override = overrideOf(fd)
+	}
 	// A layer of our own may well hold files of "nobody", whose id is the same
 	// as the one shown for owners without a mapping: only a layer whose root
 	// has such an owner is somebody else's.
@@ -107,17 +107,27 @@ func lockLayer(fd int, path string) error {
 	return nil
 }
 
-func (u *Union) openUpper(upper, work string) error {
-	if err := u.lock(work, unix.LOCK_EX, "changes directory in use"); err != nil {
+func (u *Union) openUpper(c Config) error {
+	if err := u.lock(c.Work, unix.LOCK_EX, "changes directory in use"); err != nil {
 		return err
 	}
-	ly, err := u.openLayer(Layer{Path: upper})
+	ly, err := u.openLayer(Layer{Path: c.Upper})
 	if err != nil {
 		return err
 	}
 	ly.id = 0
+	if ly.override = overrideOf(u.locks[1]); ly.override == "" {
+		ly.override = overrideAttrs[c.XattrPermissions]
+	}
 	u.upper = ly
-	return u.openWork(u.locks[0])
+	if err := u.openWork(u.locks[0]); err != nil {
+		return err
+	}
+	err = readDirFD(u.locks[1], func(rawDirent) bool { u.found = true; return false })
+	if err != nil {
+		return errs.Path(c.Upper, err)
+	}
+	return u.adoptUpper()
 }
 
 // overflowID is what stat(2) shows for an owner without a mapping, the
@@ -198,7 +208,11 @@ func (d *layerDir) stat(u *Union, st *unix.Stat_t) error {
 		return err
 	}
 	defer h.unpin()
-	return fstat(h.fd, st)
+	err = fstat(h.fd, st)
+	if err == nil {
+		ref{fd: h.fd}.override(d.layer, st)
+	}
+	return err
 }
 
 // drop closes the descriptor when its last user has left.
@@ -231,7 +245,11 @@ func (d *layerDir) lstat(u *Union, name string, st *unix.Stat_t) error {
 	if d.layer.live {
 		return d.lstatLive(h.fd, name, st)
 	}
-	return fstatat(h.fd, name, st, unix.AT_SYMLINK_NOFOLLOW)
+	err = fstatat(h.fd, name, st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == nil {
+		ref{fd: h.fd, name: name}.override(d.layer, st)
+	}
+	return err
 }
 
 func fstat(fd int, st *unix.Stat_t) error {

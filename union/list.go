@@ -214,18 +214,23 @@ func (m *merger) add(ld *layerDir) error {
 		return err
 	}
 	dev := m.u.devs.index(st.Dev)
-	var raw []rawDirent
+	var hide []string // what whiteouts with other names hide in the layers below
 	err = readDirFD(fd, func(e rawDirent) bool {
-		raw = append(raw, e)
+		if ld.dotName(m.u, e.name) {
+			hide = append(hide, strings.TrimPrefix(e.name, dotPrefix))
+			return true
+		}
+		m.name(ld, dev, &e)
 		return true
 	})
-	if err != nil {
-		return err
+	for _, name := range hide {
+		if !m.single {
+			if _, ok := m.seen[name]; !ok {
+				m.seen[name] = hidden
+			}
+		}
 	}
-	for i := range raw {
-		m.name(ld, dev, &raw[i])
-	}
-	return nil
+	return err
 }
 
 // name enters one name of layer directory ld, which lies on file system dev.
@@ -265,7 +270,7 @@ func (m *merger) settle(at int) {
 // asks for attributes only where type or number do not tell.
 func (m *merger) resolve(ld *layerDir, dev uint32, e *rawDirent) (ino uint64, shown bool) {
 	unsure := e.typ == 0 || e.typ == unix.S_IFCHR || ld.mount.child(e.name) != nil ||
-		e.typ == unix.S_IFREG && ld.mark(m.u)&markXWhiteouts != 0
+		e.typ == unix.S_IFREG && (ld.layer.override != "" || ld.mark(m.u)&markXWhiteouts != 0)
 	if unsure {
 		var st unix.Stat_t
 		if err := ld.lstat(m.u, e.name, &st); err != nil || m.u.isWhiteout(ld, e.name, &st) {
@@ -275,6 +280,7 @@ func (m *merger) resolve(ld *layerDir, dev uint32, e *rawDirent) (ino uint64, sh
 		dev = m.u.devs.index(st.Dev)
 	}
 	if ld.layer == m.u.upper {
+		m.u.loadOrigin(ld, e.name, e.ino)
 		if shown, ok := m.u.origins.get(e.ino); ok {
 			return shown, true
 		}

@@ -1,47 +1,111 @@
 package union
 
-import "golang.org/x/sys/unix"
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // A hit is what a name stands for in a merged directory.
 type hit struct {
 	st   unix.Stat_t // of the topmost object
 	in   *layerDir   // the layer directory that holds it
 	dirs []*layerDir // of a directory: what merges, topmost first
+	// redirect is that of a directory in the upper layer.
+	redirect string
 }
 
 // find searches name in the layers of directory d, as overlayfs does: the
 // topmost object counts, a whiteout ends the search, and directories merge
-// down to the first opaque one or the first object of another type.
+// down to the first opaque one or the first object of another type. A redirect
+// says by which name, or path from the root, the search goes on.
 func (u *Union) find(d *dirState, name string) (hit, error) {
 	var h hit
-	for _, ld := range d.stack() {
-		var st unix.Stat_t
-		if err := ld.lstat(u, name, &st); err != nil {
-			if err == unix.ENOENT {
-				continue
-			}
+	for stack := d.stack(); len(stack) > 0; {
+		ld := stack[0]
+		stack = stack[1:]
+		next, last, err := u.findIn(ld, name, &h)
+		if err != nil && err != unix.ENOENT {
 			return h, err
 		}
-		if u.isWhiteout(ld, name, &st) {
+		if last {
 			break
 		}
-		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			if h.in == nil {
-				h.in, h.st = ld, st
-			}
-			break
+		if next == name {
+			continue
 		}
-		if h.in == nil {
-			h.in, h.st = ld, st
-		} else if h.dirs[len(h.dirs)-1].opaque(u) {
-			break
+		if next[0] == '/' && name[0] != '/' {
+			stack = u.rootsBelow(ld.layer)
 		}
-		h.dirs = append(h.dirs, ld.child(name))
+		name = next
 	}
 	if h.in == nil {
 		return h, unix.ENOENT
 	}
 	return h, nil
+}
+
+// findIn searches name in one layer: in the directory ld, or if it is a path
+// below that layer's root. It adds to h what it finds, and returns what to
+// search for in the next layer, unless this was the last.
+func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last bool, err error) {
+	next = name
+	base := name
+	if name[0] == '/' {
+		base = name[strings.LastIndexByte(name, '/')+1:]
+		if ld, next, last, err = u.walk(ld, name); err != nil {
+			return next, last, err
+		}
+	}
+	if ld.layer.dots {
+		if ld.dotName(u, base) {
+			return next, last, unix.ENOENT
+		}
+		last = last || ld.dotHidden(u, base)
+	}
+	var st unix.Stat_t
+	if err := ld.lstat(u, base, &st); err != nil {
+		return next, last, err
+	}
+	if u.isWhiteout(ld, base, &st) {
+		return next, true, unix.ENOENT
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		if h.in != nil {
+			return next, true, nil
+		}
+		h.in, h.st = ld, st
+		return next, true, u.checkData(ld, base, &st)
+	}
+	child := ld.child(base)
+	h.dirs = append(h.dirs, child)
+	if r := child.redirect(u); r != "" {
+		next = redirected(next, r)
+		if h.in == nil && ld.layer == u.upper {
+			h.redirect = r
+		}
+	}
+	if h.in == nil {
+		h.in, h.st = ld, st
+	}
+	return next, last || child.opaque(u), nil
+}
+
+// checkData refuses, as overlayfs does, a file whose data the kernel left in a
+// lower layer ("metacopy=on"): it would be read as zeroes.
+func (u *Union) checkData(ld *layerDir, name string, st *unix.Stat_t) error {
+	if st.Blocks > 0 || st.Size == 0 || st.Mode&unix.S_IFMT != unix.S_IFREG || ld.layer.live {
+		return nil
+	}
+	h, err := ld.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if hasMark(fdPath(h.fd)+"/"+name, metacopyAttr) {
+		return unix.EPERM
+	}
+	return nil
 }
 
 // hasBelow reports whether name in d shows, or would show if the upper had
@@ -51,13 +115,15 @@ func (u *Union) hasBelow(d *dirState, name string) (bool, error) {
 	for _, ld := range lowers {
 		var st unix.Stat_t
 		err := ld.lstat(u, name, &st)
-		if err == unix.ENOENT {
-			continue
+		if err == nil && !ld.dotName(u, name) {
+			return !u.isWhiteout(ld, name, &st), nil
 		}
-		if err != nil {
+		if err != nil && err != unix.ENOENT {
 			return false, err
 		}
-		return !u.isWhiteout(ld, name, &st), nil
+		if ld.layer.dots && ld.dotHidden(u, name) {
+			return false, nil
+		}
 	}
 	return false, nil
 }
@@ -79,6 +145,7 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 	if err != nil {
 		return nil, nil, err
 	}
+	u.loadOrigin(h.in, name, h.st.Ino)
 	n, err := u.intern(dir, name, &h)
 	if err != nil {
 		return nil, nil, err
@@ -117,6 +184,7 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 	n.refs.Store(1)
 	if h.dirs != nil {
 		n.dir = newDirState(h.dirs)
+		n.dir.redirect = h.redirect
 		n.ino = u.dirIno(h.dirs, &h.st)
 		return n
 	}

@@ -42,6 +42,9 @@ type dirState struct {
 	list   atomic.Pointer[listing]
 	listMu sync.Mutex
 	acl    atomic.Uint32 // whether it has a default ACL: aclUnknown …
+	// redirect is by which name the lower layers have it, if not by its own;
+	// under renameMu.
+	redirect string
 	pinned *handle       // of a removed upper directory, under the node's loc
 }
 
@@ -390,10 +393,7 @@ func (r ref) stat(st *unix.Stat_t) error {
 		r.d.mount.stat(st)
 		return nil
 	}
-	if r.name == "" {
-		return fstat(r.fd, st)
-	}
-	return fstatat(r.fd, r.name, st, unix.AT_SYMLINK_NOFOLLOW)
+	return fstatat(r.fd, r.name, st, r.atFlags())
 }
 
 // path returns a path for system calls that know no descriptors. If the object

@@ -29,11 +29,18 @@ func (u *Union) Rename(oldDir *Node, oldName string, newDir *Node, newName strin
 // lockDirs locks two directories against changes, ancestors first, and returns
 // what unlocks them.
 func (u *Union) lockDirs(a, b *Node) func() {
-	if a == b {
+	if a == b && !u.redirect {
 		a.dir.mu.Lock()
 		return a.dir.mu.Unlock
 	}
 	u.renameMu.Lock()
+	if a == b {
+		a.dir.mu.Lock()
+		return func() {
+			a.dir.mu.Unlock()
+			u.renameMu.Unlock()
+		}
+	}
 	if b.isAncestor(a) || !a.isAncestor(b) && b.id < a.id {
 		a, b = b, a
 	}
@@ -93,6 +100,7 @@ func (m *move) find(flags uint) error {
 	for _, s := range []*side{&m.from, &m.to} {
 		var err error
 		if s.hit, err = m.u.find(s.dir.dir, s.name); err == nil {
+			m.u.loadOrigin(s.hit.in, s.name, s.hit.st.Ino)
 			s.node, err = m.u.intern(s.dir, s.name, &s.hit)
 		}
 		if err != nil && (err != unix.ENOENT || s == &m.from || m.exchange) {
@@ -130,7 +138,7 @@ func (m *move) copyUp() error {
 	for _, n := range moving {
 		var err error
 		if n.dir != nil {
-			err = u.copyUpTree(n)
+			err = m.prepareDir(n)
 		} else {
 			err = u.copyUp(n, -1)
 		}
@@ -151,18 +159,36 @@ func (m *move) copyUp() error {
 	return m.cover()
 }
 
-// cover makes a directory opaque before it is moved to a name that a lower
-// layer has, too.
-func (m *move) cover() error {
-	if m.from.node.dir != nil && m.to.below {
-		if err := m.u.setOpaque(m.from.node.dir.upper.Load()); err != nil {
+// prepareDir makes it possible to rename directory n.
+func (m *move) prepareDir(n *Node) error {
+	if m.u.redirect && len(*n.dir.lowers.Load()) > 0 {
+		err := m.u.setRedirect(n, m.from.dir == m.to.dir)
+		if err != unix.ENAMETOOLONG {
 			return err
 		}
 	}
-	if m.exchange && m.to.node.dir != nil && m.from.below {
-		return m.u.setOpaque(m.to.node.dir.upper.Load())
+	return m.u.copyUpTree(n)
+}
+
+// cover makes a directory opaque before it is moved to a name that a lower
+// layer has, too.
+func (m *move) cover() error {
+	if m.to.below {
+		if err := m.u.coverDir(m.from.node); err != nil {
+			return err
+		}
+	}
+	if m.exchange && m.from.below {
+		return m.u.coverDir(m.to.node)
 	}
 	return nil
+}
+
+func (u *Union) coverDir(n *Node) error {
+	if n.dir == nil || len(*n.dir.lowers.Load()) > 0 { // it has a redirect
+		return nil
+	}
+	return u.setOpaque(n.dir.upper.Load())
 }
 
 func (m *move) run() error {
@@ -210,6 +236,10 @@ func (m *move) relocate(a, b *side, act func() error) error {
 		return err
 	}
 	n.parent, n.name = b.dir, b.name
+	u := m.u
+	if a.dir != b.dir {
+		u.moved(b.up, n.key.ino)
+	}
 	return nil
 }
 

@@ -42,6 +42,10 @@ type Layer struct {
 	// or pseudo file systems mounted below it, and its files are identified by
 	// inode, change time and size together.
 	Live bool
+	// Foreign says that others than plash may have written the layer:
+	// whiteouts of OCI images and the attributes by which fuse-overlayfs
+	// stores owners count in it.
+	Foreign bool
 }
 
 // Config describes a union.
@@ -53,6 +57,17 @@ type Config struct {
 	// Volatile: the upper is thrown away or not sealed yet, so Fsync need not
 	// reach the disk.
 	Volatile bool
+	// Redirect: a lower directory is renamed without being copied, by a mark
+	// that the kernel understands, too ("redirect_dir=on"). Only real root can
+	// write that; for others it has no effect.
+	Redirect bool
+	// NoDevices: whiteouts are not written as devices, as if mknod(2) were
+	// refused.
+	NoDevices bool
+	// XattrPermissions stores owners and modes in attributes of the upper's
+	// files: 0 no, 1 "security.fuseoverlayfs.override_stat", 2
+	// "user.containers.override_stat".
+	XattrPermissions int
 }
 
 // Union is a merged tree. All methods may be called concurrently.
@@ -61,6 +76,10 @@ type Union struct {
 	layers   []*layer
 	work     *layerDir // where objects are prepared before they appear in upper
 	volatile bool
+	redirect bool     // see Config
+	trusted  bool     // we may use attributes that begin with "trusted."
+	prefixes []string // of the marks that are written
+	found    bool     // the upper layer was not empty when it was opened
 	root     *Node
 	table    table
 	fds      fdCache
@@ -85,7 +104,12 @@ func New(c Config) (*Union, error) {
 	if len(c.Lowers) == 0 && c.Upper == "" {
 		return nil, fmt.Errorf("union: no layers")
 	}
-	u := &Union{volatile: c.Volatile, euid: os.Geteuid(), egid: os.Getegid()}
+	u := &Union{volatile: c.Volatile, euid: os.Geteuid(), egid: os.Getegid(), trusted: realRoot()}
+	u.white.files = c.NoDevices
+	u.redirect = c.Redirect && u.trusted
+	for _, l := range c.Lowers {
+		u.redirect = u.redirect && !l.Live
+	}
 	u.fds.init()
 	u.overflow = !mapsOverflowID()
 	if err := u.open(c); err != nil {
@@ -97,7 +121,7 @@ func New(c Config) (*Union, error) {
 
 func (u *Union) open(c Config) error {
 	if c.Upper != "" {
-		if err := u.openUpper(c.Upper, c.Work); err != nil {
+		if err := u.openUpper(c); err != nil {
 			return err
 		}
 	}
@@ -203,6 +227,15 @@ func (d *devices) index(dev uint64) uint32 {
 	return v.(uint32)
 }
 
+// known is index of a device that some layer has been seen to lie on.
+func (d *devices) known(dev uint64) (uint32, bool) {
+	v, ok := d.m.Load(dev)
+	if !ok {
+		return 0, false
+	}
+	return v.(uint32), true
+}
+
 // inode returns the number shown for inode ino of file system number dev: the
 // number itself on the first file system, else with the file system's number
 // in the top byte, as overlayfs does with xino. Numbers that need the top byte
@@ -216,28 +249,6 @@ func inode(dev uint32, ino uint64) uint64 {
 	}
 	return (ino+uint64(dev))*0x9e3779b97f4a7c15 | 1<<63
 }
-
-// origins remembers which number was shown for an object of the upper layer
-// before it was copied up, so that st_ino stays the same while mounted.
-type origins struct {
-	m sync.Map // upper inode → shown inode
-}
-
-func (o *origins) set(upper, shown uint64) {
-	if upper != shown {
-		o.m.Store(upper, shown)
-	}
-}
-
-func (o *origins) get(upper uint64) (uint64, bool) {
-	v, ok := o.m.Load(upper)
-	if !ok {
-		return 0, false
-	}
-	return v.(uint64), true
-}
-
-func (o *origins) drop(upper uint64) { o.m.Delete(upper) }
 
 // HasLive reports whether some layer is live.
 func (u *Union) HasLive() bool {

@@ -9,20 +9,6 @@ import (
 	"plash/internal/errs"
 )
 
-// The marks of overlayfs, https://docs.kernel.org/filesystems/overlayfs.html:
-// a whiteout is a character device 0:0, or, in a directory whose opaque
-// attribute is "x", an empty file with the whiteout attribute; an opaque
-// directory has the opaque attribute "y". With "userxattr" the attributes'
-// prefix is "user.overlay.", else "trusted.overlay.", which only real root can
-// read and write. fuse-overlayfs has its own name for opaque.
-const (
-	userPrefix    = "user.overlay."
-	trustedPrefix = "trusted.overlay."
-	opaqueAttr    = "opaque"
-	whiteoutAttr  = "whiteout"
-	fuseOpaque    = "user.fuseoverlayfs.opaque"
-)
-
 // whiteouts makes them for one upper layer.
 type whiteouts struct {
 	mu    sync.Mutex
@@ -31,50 +17,6 @@ type whiteouts struct {
 }
 
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
-
-func (d *layerDir) isOpaqueMark(u *Union) uint32 {
-	m := uint32(marksKnown)
-	if d.layer.live || d.synthetic() {
-		return m
-	}
-	h, err := d.pin(u)
-	if err != nil {
-		return 0
-	}
-	defer h.unpin()
-	path := fdPath(h.fd)
-	names := []string{userPrefix + opaqueAttr, fuseOpaque}
-	if u.euid == 0 {
-		names = append(names, trustedPrefix+opaqueAttr)
-	}
-	var buf [2]byte
-	for _, name := range names {
-		n, err := unix.Getxattr(path, name, buf[:])
-		if err != nil || n != 1 {
-			continue
-		}
-		switch buf[0] {
-		case 'y':
-			m |= markOpaque
-		case 'x':
-			m |= markXWhiteouts
-		}
-	}
-	return m
-}
-
-func (d *layerDir) mark(u *Union) uint32 {
-	m := d.marks.Load()
-	if m == 0 {
-		m = d.isOpaqueMark(u)
-		d.marks.CompareAndSwap(0, m)
-	}
-	return m
-}
-
-// opaque reports whether d hides the directories of its name in the layers
-// below it.
-func (d *layerDir) opaque(u *Union) bool { return d.mark(u)&markOpaque != 0 }
 
 // isWhiteout reports whether the object of attributes st, name in d, says that
 // there is nothing of this name.
@@ -120,11 +62,7 @@ func (u *Union) openWork(parent int) error {
 	if err := u.emptyDir(fd); err != nil {
 		return errs.Path("work", err)
 	}
-	if err := unix.Setxattr(fdPath(fd), userPrefix+"plash.probe", nil, 0); err != nil {
-		return errs.Path(u.upper.path+": extended attributes", err)
-	}
-	unix.Removexattr(fdPath(fd), userPrefix+"plash.probe")
-	return nil
+	return u.probeMarks(fd)
 }
 
 func (u *Union) workFD() int { return u.work.h.Load().fd }
@@ -167,7 +105,7 @@ func (u *Union) newWhiteout(d *layerDir) (string, error) {
 		return "", err
 	}
 	defer unix.Close(fd)
-	if err := unix.Fsetxattr(fd, userPrefix+whiteoutAttr, []byte("y"), 0); err != nil {
+	if err := u.writeMark(fdPath(fd), whiteoutAttr, "y"); err != nil {
 		u.unlinkWork(name)
 		return "", err
 	}
@@ -188,34 +126,6 @@ func (u *Union) mknodWhiteout(name string) error {
 		u.unlinkWork(name)
 		return unix.EPERM
 	}
-	return nil
-}
-
-func (u *Union) markXWhiteouts(d *layerDir) error {
-	if d.mark(u)&markXWhiteouts != 0 {
-		return nil
-	}
-	return u.setMark(d, "x", markXWhiteouts)
-}
-
-// setOpaque makes d, a directory of the upper, hide what lies below.
-func (u *Union) setOpaque(d *layerDir) error {
-	if d.opaque(u) {
-		return nil
-	}
-	return u.setMark(d, "y", markOpaque)
-}
-
-func (u *Union) setMark(d *layerDir, value string, mark uint32) error {
-	h, err := d.pin(u)
-	if err != nil {
-		return err
-	}
-	defer h.unpin()
-	if err := unix.Setxattr(fdPath(h.fd), userPrefix+opaqueAttr, []byte(value), 0); err != nil {
-		return err
-	}
-	d.marks.Store(marksKnown | mark)
 	return nil
 }
 

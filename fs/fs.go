@@ -9,6 +9,7 @@
 package fs
 
 import (
+	"math"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -19,8 +20,9 @@ import (
 	"plash/union"
 )
 
-// forever is how long the kernel may cache what only changes through it.
-const forever = 1 << 40 // seconds
+// forever is how long the kernel may cache what only changes through it: as
+// long as a Duration can say, 292 years.
+const forever = time.Duration(math.MaxInt64)
 
 // live is how long the kernel may cache what shows a live layer.
 const live = 1 * time.Second
@@ -33,6 +35,10 @@ type fileSystem struct {
 	hasLow bool   // some layer is live
 	server *fuse.Server
 	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
+	opens  atomic.Int32 // how many OPENs are still answered
+
+	timeout                      time.Duration
+	noXattrs, noACL, staticNlink bool // see Options
 }
 
 func status(err error) fuse.Status {
@@ -59,6 +65,9 @@ func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
 	out.Ctime, out.Ctimensec = uint64(st.Ctim.Sec), uint32(st.Ctim.Nsec)
 	out.Mode = st.Mode
 	out.Nlink = uint32(st.Nlink)
+	if f.staticNlink && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		out.Nlink = 1
+	}
 	out.Uid, out.Gid = f.ids.outUID(st.Uid), f.ids.outGID(st.Gid)
 	out.Rdev = uint32(st.Rdev)
 	out.Blksize = uint32(st.Blksize)
@@ -68,11 +77,17 @@ func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
 func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.Stat_t) {
 	out.NodeId, out.Generation = n.ID()
 	f.attr(&out.Attr, st)
-	out.EntryValid, out.AttrValid = forever, forever
+	t := f.cacheTime(n)
+	out.SetAttrTimeout(t)
+	out.SetEntryTimeout(t)
+}
+
+// cacheTime is how long the kernel may cache what it is told about n.
+func (f *fileSystem) cacheTime(n *union.Node) time.Duration {
 	if f.hasLow && n.Live() {
-		out.SetAttrTimeout(live)
-		out.SetEntryTimeout(live)
+		return min(live, f.timeout)
 	}
+	return f.timeout
 }
 
 func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -80,10 +95,8 @@ func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, ou
 	n, st, err := f.u.LookupStat(dir, name)
 	if err == unix.ENOENT {
 		// A node 0 with a time is a name that the kernel may remember as missing.
-		out.NodeId, out.EntryValid = 0, forever
-		if f.hasLow && dir.Live() {
-			out.SetEntryTimeout(live)
-		}
+		out.NodeId = 0
+		out.SetEntryTimeout(f.cacheTime(dir))
 		return fuse.OK
 	}
 	if err != nil {
@@ -109,10 +122,7 @@ func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
 		return status(err)
 	}
 	f.attr(&out.Attr, &st)
-	out.AttrValid = forever
-	if f.hasLow && n.Live() {
-		out.SetTimeout(live)
-	}
+	out.SetTimeout(f.cacheTime(n))
 	return fuse.OK
 }
 

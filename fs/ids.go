@@ -7,35 +7,51 @@ import (
 	"os"
 )
 
-// An idMap translates between our user namespace's ids and the host's. It is
-// needed where the mount was made outside our namespace (by fusermount3): the
-// kernel then speaks in host ids, while we see files with our own. A nil idMap
+// An idMap translates between the ids that we see files with and those that the
+// kernel speaks in. They differ where the mount was made outside our user
+// namespace (by fusermount3), or where the mount's options say so. A nil idMap
 // translates nothing.
-type idMap struct{ uids, gids []idRange }
-
-type idRange struct{ inside, outside, count uint32 }
-
-// newIDMap reads this process's own maps; see user_namespaces(7).
-func newIDMap() (*idMap, error) {
-	uids, err := readRanges("/proc/self/uid_map")
-	if err != nil {
-		return nil, err
-	}
-	gids, err := readRanges("/proc/self/gid_map")
-	return &idMap{uids, gids}, err
+type idMap struct {
+	uids, gids           []IDRange // none: as they are
+	squashUID, squashGID *uint32
+	unmapped             uint32 // shown for an id that is in no range
 }
 
-func readRanges(path string) ([]idRange, error) {
+// An IDRange shows the ids from Stored up, as we see them, as those from Shown up.
+type IDRange struct{ Stored, Shown, Count uint32 }
+
+// overflowID is what is shown for an owner without a mapping, the kernel's
+// default of /proc/sys/kernel/overflowuid.
+const overflowID = 65534
+
+// newIDMap returns what o demands; for HostIDs it reads this process's own
+// maps, see user_namespaces(7).
+func newIDMap(o Options) (*idMap, error) {
+	if o.HostIDs {
+		uids, err := readRanges("/proc/self/uid_map")
+		if err != nil {
+			return nil, err
+		}
+		gids, err := readRanges("/proc/self/gid_map")
+		return &idMap{uids: uids, gids: gids, unmapped: noID}, err
+	}
+	if len(o.UIDs) == 0 && len(o.GIDs) == 0 && o.SquashUID == nil && o.SquashGID == nil {
+		return nil, nil
+	}
+	return &idMap{o.UIDs, o.GIDs, o.SquashUID, o.SquashGID, overflowID}, nil
+}
+
+func readRanges(path string) ([]IDRange, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var ranges []idRange
+	var ranges []IDRange
 	s := bufio.NewScanner(f)
 	for s.Scan() {
-		var r idRange
-		if _, err := fmt.Sscan(s.Text(), &r.inside, &r.outside, &r.count); err != nil {
+		var r IDRange
+		if _, err := fmt.Sscan(s.Text(), &r.Stored, &r.Shown, &r.Count); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		ranges = append(ranges, r)
@@ -45,50 +61,64 @@ func readRanges(path string) ([]idRange, error) {
 
 const noID = ^uint32(0)
 
-func out(ranges []idRange, id uint32) uint32 {
+// out returns what stored id is shown as, in the other direction it returns the
+// one that is stored, or noID.
+func out(ranges []IDRange, id, unmapped uint32) uint32 {
+	if len(ranges) == 0 {
+		return id
+	}
 	for _, r := range ranges {
-		if id-r.inside < r.count {
-			return r.outside + (id - r.inside)
+		if id-r.Stored < r.Count {
+			return r.Shown + (id - r.Stored)
 		}
 	}
-	return noID
+	return unmapped
 }
 
-func in(ranges []idRange, id uint32) uint32 {
+func in(ranges []IDRange, id, _ uint32) uint32 {
+	if len(ranges) == 0 {
+		return id
+	}
 	for _, r := range ranges {
-		if id-r.outside < r.count {
-			return r.inside + (id - r.outside)
+		if id-r.Shown < r.Count {
+			return r.Stored + (id - r.Shown)
 		}
 	}
 	return noID
 }
 
 func (m *idMap) outUID(id uint32) uint32 {
-	if m == nil {
+	switch {
+	case m == nil:
 		return id
+	case m.squashUID != nil:
+		return *m.squashUID
 	}
-	return out(m.uids, id)
+	return out(m.uids, id, m.unmapped)
 }
 
 func (m *idMap) outGID(id uint32) uint32 {
-	if m == nil {
+	switch {
+	case m == nil:
 		return id
+	case m.squashGID != nil:
+		return *m.squashGID
 	}
-	return out(m.gids, id)
+	return out(m.gids, id, m.unmapped)
 }
 
 func (m *idMap) inUID(id uint32) uint32 {
 	if m == nil {
 		return id
 	}
-	return in(m.uids, id)
+	return in(m.uids, id, noID)
 }
 
 func (m *idMap) inGID(id uint32) uint32 {
 	if m == nil {
 		return id
 	}
-	return in(m.gids, id)
+	return in(m.gids, id, noID)
 }
 
 // ACLs travel as extended attributes in the form of linux/posix_acl_xattr.h: a
@@ -107,7 +137,7 @@ func isACL(name string) bool {
 func (m *idMap) aclOut(name string, acl []byte) { m.acl(name, acl, out) }
 func (m *idMap) aclIn(name string, acl []byte)  { m.acl(name, acl, in) }
 
-func (m *idMap) acl(name string, acl []byte, translate func([]idRange, uint32) uint32) {
+func (m *idMap) acl(name string, acl []byte, translate func(ranges []IDRange, id, unmapped uint32) uint32) {
 	if m == nil || !isACL(name) {
 		return
 	}
@@ -116,9 +146,9 @@ func (m *idMap) acl(name string, acl []byte, translate func([]idRange, uint32) u
 		v := binary.LittleEndian.Uint32(id)
 		switch binary.LittleEndian.Uint16(acl[i:]) {
 		case aclUser:
-			binary.LittleEndian.PutUint32(id, translate(m.uids, v))
+			binary.LittleEndian.PutUint32(id, translate(m.uids, v, m.unmapped))
 		case aclGroup:
-			binary.LittleEndian.PutUint32(id, translate(m.gids, v))
+			binary.LittleEndian.PutUint32(id, translate(m.gids, v, m.unmapped))
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"io"
 	"log"
 	"os"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -14,11 +16,29 @@ import (
 	"plash/union"
 )
 
-// Options say how a union is served.
+// Options say how a union is served. The zero value is for images.
 type Options struct {
 	// HostIDs: the mount was made outside our user namespace, so requests and
 	// replies carry the ids of the namespace around it.
 	HostIDs bool
+	// UIDs and GIDs, if there are any, translate owners, and an owner in none
+	// of them is shown as the overflow id. SquashUID and SquashGID are shown as
+	// the owner of everything.
+	UIDs, GIDs           []IDRange
+	SquashUID, SquashGID *uint32
+	// Timeout is how long the kernel may cache names and attributes; nil is for
+	// ever.
+	Timeout *time.Duration
+	// WriteThrough: the kernel does not collect writes.
+	WriteThrough bool
+	// NoXattrs and NoACL: there are no extended attributes, or no ACLs.
+	NoXattrs, NoACL bool
+	// StaticNlink: all directories have one link.
+	StaticNlink bool
+	// Opens: the first files are opened by request, see openRequests.
+	Opens bool
+	// Debug prints all requests to standard error.
+	Debug bool
 }
 
 // maxWrite is the largest read or write request, the kernel's limit.
@@ -33,9 +53,10 @@ func MountData(devFD int) string {
 }
 
 // Mount mounts the open /dev/fuse devFD at the directory target; flags are
-// those of mount(2). Whoever reads devFD is then the server.
-func Mount(devFD int, target string, flags uintptr) error {
-	return errs.Path(target, unix.Mount("plash", target, "fuse.plash", flags, MountData(devFD)))
+// those of mount(2), and data are further options for it. Whoever reads devFD is then the server.
+func Mount(devFD int, target string, flags uintptr, data ...string) error {
+	all := strings.Join(append([]string{MountData(devFD)}, data...), ",")
+	return errs.Path(target, unix.Mount("plash", target, "fuse.plash", flags, all))
 }
 
 // LostWrite is what Serve returns if the upper layer refused data, mostly for
@@ -49,12 +70,19 @@ func (e *LostWrite) Error() string { return "a write was lost: " + errs.Text(e.E
 // until the file system has been unmounted everywhere. The mount must be there
 // already.
 func Serve(devFD int, u *union.Union, o Options) error {
-	f := &fileSystem{RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, hasLow: u.HasLive()}
-	if o.HostIDs {
-		var err error
-		if f.ids, err = newIDMap(); err != nil {
-			return err
-		}
+	f := &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, hasLow: u.HasLive(),
+		timeout: forever, noXattrs: o.NoXattrs, noACL: o.NoACL, staticNlink: o.StaticNlink,
+	}
+	if o.Timeout != nil {
+		f.timeout = *o.Timeout
+	}
+	if o.Opens && !u.ReadOnly() {
+		f.opens.Store(openRequests)
+	}
+	var err error
+	if f.ids, err = newIDMap(o); err != nil {
+		return err
 	}
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
@@ -76,7 +104,7 @@ const (
 )
 
 func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
-	return &fuse.MountOptions{
+	m := &fuse.MountOptions{
 		Name:                 "plash",
 		FsName:               "plash",
 		MaxWrite:             maxWrite,
@@ -85,18 +113,24 @@ func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 		EnableSymlinkCaching: !u.HasLive(),
 		// With ACLs the kernel checks permissions by itself, by ids that a mount
 		// made outside our namespace would not have.
-		EnableAcl: u.HasACLs() && !o.HostIDs,
+		EnableAcl: u.HasACLs() && !o.HostIDs && !o.NoACL,
 		// Passthrough excludes no-open; splicing costs more than it brings for
 		// the small requests that most are.
 		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
 		DisableSplice:        true,
 		// READDIRPLUS only where the kernel sees names being looked up: listing
 		// names alone is nine times faster without.
-		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK |
-			fuse.CAP_WRITEBACK_CACHE | capHandleKillV2,
+		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | capHandleKillV2,
 		// Only we change what is mounted. (A live layer's changed file comes
 		// back from LOOKUP as another node.)
 		ExplicitDataCacheControl: true,
 		Logger:                   log.New(io.Discard, "", 0),
 	}
+	if !o.WriteThrough {
+		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
+	}
+	if o.Debug {
+		m.Debug, m.Logger = true, log.New(os.Stderr, "plash: ", log.Lmicroseconds)
+	}
+	return m
 }

@@ -82,6 +82,7 @@ type job struct {
 	Temp       string // to be removed at the end
 	Keep       bool   // the changes will become a layer
 	Mountpoint string
+	Union      *UnionMount // instead of an image
 	View       View
 	Binds      []bind
 
@@ -180,7 +181,12 @@ func (j *job) merged() bool {
 }
 
 // readOnly reports whether the image cannot be written.
-func (j *job) readOnly() bool { return j.Changes == "" }
+func (j *job) readOnly() bool {
+	if j.Union != nil {
+		return j.Union.Config.Upper == "" || j.Union.Flags&unix.MS_RDONLY != 0
+	}
+	return j.Changes == ""
+}
 
 // start executes this program as stage s, in a new user namespace if id wants
 // one, and tells it j once its ids are mapped. Of this process's descriptors

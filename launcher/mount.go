@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -24,14 +25,9 @@ import (
 // fusermount3 does, and the server runs in a user namespace, so that it can
 // read what belongs to the caller's subordinate ids.
 func MountHost(c Config, dir string, mounted func()) error {
-	if info, err := os.Stat(dir); err != nil {
-		return errs.Path(dir, err)
-	} else if !info.IsDir() {
-		return errs.Path(dir, unix.ENOTDIR)
-	}
-	at, err := filepath.Abs(dir)
+	at, err := mountpoint(dir)
 	if err != nil {
-		return errs.Path(dir, err)
+		return err
 	}
 	c.View, c.Mountpoint = Host, at
 	var id identity
@@ -44,34 +40,56 @@ func MountHost(c Config, dir string, mounted func()) error {
 	if err != nil {
 		return err
 	}
+	if _, err = j.mount(id, &c); err == nil {
+		mounted()
+	}
+	return err
+}
+
+// mountpoint returns the absolute path of dir, an existing directory.
+func mountpoint(dir string) (string, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return "", errs.Path(dir, err)
+	}
+	if !info.IsDir() {
+		return "", errs.Path(dir, unix.ENOTDIR)
+	}
+	at, err := filepath.Abs(dir)
+	return at, errs.Path(dir, err)
+}
+
+// mount starts the stage that serves the job's mount, waits until it is there
+// and returns the server's process id.
+func (j *job) mount(id identity, c *Config) (int, error) {
 	said, err := newPipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer said.closeWrite()
 	j.Tell = said.w
 
 	// The server gets its device through a socket from fusermount3.
-	helped := os.Geteuid() != 0
+	helped := !procs.HasSysAdmin()
 	var socket [2]int
 	var end *os.File
 	if helped {
 		if socket, err = unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 			said.closeRead()
-			return fmt.Errorf("socket: %s", errs.Text(err))
+			return 0, fmt.Errorf("socket: %s", errs.Text(err))
 		}
 		end = os.NewFile(uintptr(socket[0]), "socket")
 		defer end.Close()
 		j.Socket = socket[1]
 	}
-	_, err = j.start(stageMount, id, &c, &syscall.SysProcAttr{Setsid: true}, j.Tell, j.Socket)
+	pid, err := j.start(stageMount, id, c, &syscall.SysProcAttr{Setsid: true}, j.Tell, j.Socket)
 	said.closeWrite()
 	if helped {
 		unix.Close(socket[1])
 	}
 	if err != nil {
 		said.closeRead()
-		return err
+		return 0, err
 	}
 	ready, there := make(chan struct{}), make(chan struct{})
 	var l listener
@@ -86,31 +104,36 @@ func MountHost(c Config, dir string, mounted func()) error {
 	if helped {
 		select {
 		case <-ready:
-			if err := fuserMount(at, j.readOnly(), end); err != nil {
-				return err // with the socket's end the server ends
+			if err := j.fuserMount(end); err != nil {
+				return 0, err // with the socket's end the server ends
 			}
 		case <-l.done:
 		}
 	}
 	select {
 	case <-there:
-		mounted()
-		return nil
+		return pid, nil
 	case <-l.done:
 	}
 	if text, ok := l.get(wordError); ok {
-		return errors.New(text)
+		return 0, errors.New(text)
 	}
-	return errServerDied
+	return 0, errServerDied
 }
 
 // mountServer is the stage that serves an image for everybody.
 func mountServer(j *job) {
 	j.begin()
+	o := fs.Options{HostIDs: j.Mapped}
+	if j.Union != nil {
+		o = j.Union.Serve
+	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err == nil {
 		for fd := range 3 {
-			unix.Dup3(null, fd, 0)
+			if fd < 2 || !o.Debug {
+				unix.Dup3(null, fd, 0)
+			}
 		}
 		err = unix.Chdir("/")
 	}
@@ -119,7 +142,7 @@ func mountServer(j *job) {
 		os.Exit(1)
 	}
 	j.standAlone()
-	o := fs.Options{HostIDs: j.Mapped}
+	go j.unmountAtTerm()
 	os.Exit(j.serve(j.Tell, o, func() (int, bool) {
 		dev, err := j.mountDevice()
 		if err != nil {
@@ -143,13 +166,41 @@ func (j *job) mountDevice() (int, error) {
 		return -1, err
 	}
 	flags := uintptr(0)
-	if j.readOnly() {
-		flags = unix.MS_RDONLY
+	var data []string
+	if j.Union != nil {
+		flags, data = j.Union.Flags, j.Union.Security
 	}
-	if err := fs.Mount(dev, j.Mountpoint, flags); err != nil {
+	if j.readOnly() {
+		flags |= unix.MS_RDONLY
+	}
+	if err := fs.Mount(dev, j.Mountpoint, flags, data...); err != nil {
 		return -1, hintMount(j.Mountpoint, err)
 	}
 	return dev, nil
+}
+
+// unmountAtTerm takes the mount away when this process is told to end, as when
+// the machine shuts down: what programs wrote is in the kernel's cache still,
+// and comes here before the mount is gone.
+func (j *job) unmountAtTerm() {
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
+	for range term {
+		if err := detach(j.Mountpoint); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+func detach(dir string) error {
+	if procs.HasSysAdmin() {
+		return unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	}
+	path, err := helper()
+	if err != nil {
+		return err
+	}
+	return exec.Command(path, "-u", "-z", "--", dir).Run()
 }
 
 // receive returns the descriptor that comes through a socket.
@@ -180,20 +231,23 @@ func helper() (string, error) {
 	return "", errors.New("fusermount3: command not found (package fuse3)")
 }
 
-// fuserMount lets fusermount3 mount at dir and send the device to the socket's
-// other end.
-func fuserMount(dir string, readOnly bool, socket *os.File) error {
+// fuserMount lets fusermount3 mount and send the device to the socket's other
+// end.
+func (j *job) fuserMount(socket *os.File) error {
 	path, err := helper()
 	if err != nil {
 		return err
 	}
-	// default_permissions would let the kernel compare with the caller's one
-	// id; only he gets in anyway.
+	// For an image default_permissions would let the kernel compare with the
+	// caller's one id; only he gets in anyway.
 	options := "fsname=plash,subtype=plash"
-	if readOnly {
+	if j.Union != nil {
+		options += ",default_permissions" + j.Union.helperOptions()
+	}
+	if j.readOnly() {
 		options += ",ro"
 	}
-	cmd := exec.Command(path, "-o", options, "--", dir)
+	cmd := exec.Command(path, "-o", options, "--", j.Mountpoint)
 	cmd.ExtraFiles = []*os.File{socket} // becomes 3
 	cmd.Env = append(os.Environ(), "_FUSE_COMMFD=3")
 	return runHelper(cmd)

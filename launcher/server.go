@@ -72,6 +72,9 @@ func (j *job) serve(to int, o fs.Options, get func() (int, bool)) int {
 
 // open opens the union of the job's layers and changes directory.
 func (j *job) open() (*union.Union, error) {
+	if j.Union != nil {
+		return union.New(j.Union.Config)
+	}
 	c := union.Config{Lowers: j.Layers, Volatile: j.Volatile}
 	if !j.readOnly() {
 		c.Upper, c.Work = filepath.Join(j.Changes, "data"), filepath.Join(j.Changes, "work")

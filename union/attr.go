@@ -28,7 +28,7 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 // unreadableOwner is shown as owner of a lower file that this process may not
 // read: the kernel then refuses to open it. Otherwise the open would succeed,
 // reads fail, and access through a mapping end in SIGBUS.
-const unreadableOwner = ^uint32(0)
+const unreadableOwner = noID
 
 // show changes st, n's object as it is in layer l, to what users see: the
 // node's inode number, its link count, and owners without a mapping as root.

@@ -29,6 +29,18 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	return u.copyUpFile(n, size)
 }
 
+// CopyUpSmall copies the regular file n up if it has at most size bytes.
+func (u *Union) CopyUpSmall(n *Node, size int64) error {
+	if n.typ != unix.S_IFREG || n.inUpper(u) {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := u.Getattr(n, &st); err != nil || st.Size > size {
+		return err
+	}
+	return u.copyUp(n, -1)
+}
+
 func (n *Node) inUpper(u *Union) bool {
 	if n.dir != nil {
 		return n.dir.upper.Load() != nil

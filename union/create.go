@@ -11,13 +11,19 @@ import "golang.org/x/sys/unix"
 type Creation struct {
 	Mode     uint32 // permission bits; of Mknod the type, too
 	Umask    uint32
-	UID, GID uint32
+	UID, GID uint32 // noID for one that cannot be stored: EOVERFLOW
 }
+
+// noID is what stands for an id that a mapping does not have.
+const noID = ^uint32(0)
 
 // make makes the object name in directory dir by calling put with a directory
 // descriptor and a name, gives it its owner, and returns its node and
 // attributes.
 func (u *Union) make(dir *Node, name string, c Creation, put func(fd int, name string, mode uint32) error, isDir bool) (*Node, *unix.Stat_t, error) {
+	if c.UID == noID || c.GID == noID {
+		return nil, nil, unix.EOVERFLOW
+	}
 	if err := u.copyUp(dir, -1); err != nil {
 		return nil, nil, err
 	}
@@ -301,6 +307,9 @@ func (u *Union) Create(dir *Node, name string, c Creation) (*Node, *unix.Stat_t,
 // Tmpfile makes a regular file without a name in dir's file system, see
 // O_TMPFILE in open(2). Link can give it one.
 func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
+	if c.UID == noID || c.GID == noID {
+		return nil, nil, unix.EOVERFLOW
+	}
 	if err := u.copyUp(dir, -1); err != nil {
 		return nil, nil, err
 	}

@@ -21,7 +21,7 @@ type layer struct {
 	live   bool
 	mounts *mountTable // of a live layer
 	// foreign: owners that our user namespace does not map are shown as root.
-	foreign bool
+	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
 	override string // the attribute that holds owners and modes, or ""
 }

@@ -45,7 +45,7 @@ type dirState struct {
 	// redirect is by which name the lower layers have it, if not by its own;
 	// under renameMu.
 	redirect string
-	pinned *handle       // of a removed upper directory, under the node's loc
+	pinned   *handle // of a removed upper directory, under the node's loc
 }
 
 func newDirState(stack []*layerDir) *dirState {

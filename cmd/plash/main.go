@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"plash/launcher"
@@ -17,8 +18,11 @@ func main() {
 	launcher.Init()
 	words := os.Args[1:]
 	// A link named plash-NAME is the command NAME.
-	if name, ok := strings.CutPrefix(filepath.Base(os.Args[0]), "plash-"); ok {
-		words = append([]string{name}, words...)
+	name := filepath.Base(os.Args[0])
+	if command, ok := strings.CutPrefix(name, "plash-"); ok {
+		words = append([]string{command}, words...)
+	} else if name == "fuse-overlayfs" {
+		words = append([]string{"union"}, words...)
 	}
 	p := &plash{verbose: func(string, ...any) {}}
 	if len(words) > 0 && words[0] == "-v" {
@@ -44,6 +48,9 @@ func (p *plash) dispatch(words []string) error {
 		return errNothing
 	}
 	switch first := words[0]; {
+	case first == "plash" && slices.Contains(words, "-o"):
+		// mount(8) gives the source as first word, here the type's own name.
+		words[0] = "union"
 	case first == "run" && len(words) > 1:
 		// Starting a container is what plash is measured by; run has no
 		// options, so its words need no grammar.

@@ -18,6 +18,7 @@ type otherCommands struct {
 	Init       initCommand       `cmd:"" name:"init" group:"Other Commands" help:"make the data directory"`
 	Mkdtemp    mkdtempCommand    `cmd:"" name:"mkdtemp" group:"Other Commands" help:"make a temporary directory in the data directory, in use while the calling process lives"`
 	Purge      purgeCommand      `cmd:"" name:"purge" group:"Other Commands" help:"delete all data"`
+	Union      unionCommand      `cmd:"" name:"union" group:"Other Commands" usage:"[-f] [-d] -o lowerdir=DIR[:DIR…][,upperdir=DIR,workdir=DIR][,OPTION…] MOUNTPOINT" help:"mount a union of directories, as fuse-overlayfs does"`
 	Version    versionCommand    `cmd:"" name:"version" group:"Other Commands" help:"print the version"`
 }
 

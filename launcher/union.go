@@ -1,0 +1,109 @@
+package launcher
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"plash/fs"
+	"plash/internal/errs"
+	"plash/union"
+)
+
+// A UnionMount is a union of directories that are no images, and how it is
+// mounted and served.
+type UnionMount struct {
+	Config     union.Config
+	Serve      fs.Options
+	Flags      uintptr  // of mount(2)
+	Security   []string // mount options of the kernel's security modules
+	AllowOther bool     // without privileges: let other users in, if fuse.conf permits it
+	// Foreground: Mount returns when the mount is gone; a signal that ends
+	// programs takes it away.
+	Foreground bool
+}
+
+// Mount mounts the union at dir, for every program that sees dir. The server
+// goes to the background, with this process's identity, and ends with the
+// mount. Relative paths are resolved here.
+func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) error {
+	at, err := mountpoint(dir)
+	if err != nil {
+		return err
+	}
+	paths := []*string{&m.Config.Upper, &m.Config.Work}
+	for i := range m.Config.Lowers {
+		paths = append(paths, &m.Config.Lowers[i].Path)
+	}
+	for _, p := range paths {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return errs.Path(*p, err)
+		}
+	}
+	c := &Config{View: Host, Mountpoint: at, Verbose: verbose}
+	j, err := c.job(identity{})
+	if err != nil {
+		return err
+	}
+	j.Union = &m
+	pid, err := j.mount(identity{}, c)
+	if err != nil || !m.Foreground {
+		return err
+	}
+	return waitForServer(pid)
+}
+
+// waitForServer waits until the server has ended, and passes on to it what
+// would end this process.
+func waitForServer(pid int) error {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		for range signals {
+			unix.Kill(pid, unix.SIGTERM)
+		}
+	}()
+	var status unix.WaitStatus
+	for {
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("file system server: %s", errs.Text(err))
+		}
+		break
+	}
+	if !status.Exited() || status.ExitStatus() != 0 {
+		return errServerDied
+	}
+	return nil
+}
+
+// helperOptions returns the options for fusermount3, which knows these flags
+// and sets nosuid and nodev by itself.
+func (m *UnionMount) helperOptions() string {
+	options := ""
+	for _, o := range []struct {
+		flag uintptr
+		name string
+	}{{unix.MS_NOEXEC, "noexec"}, {unix.MS_SYNCHRONOUS, "sync"}, {unix.MS_NOATIME, "noatime"}, {unix.MS_DIRSYNC, "dirsync"}} {
+		if m.Flags&o.flag != 0 {
+			options += "," + o.name
+		}
+	}
+	if m.AllowOther {
+		options += ",allow_other"
+	}
+	for _, s := range m.Security {
+		options += "," + s
+	}
+	return options
+}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/fs"
+	"plash/internal/usertest"
 	"plash/union"
 )
 
@@ -25,6 +26,7 @@ const serveEnv = "PLASH_FS_TEST_SERVE"
 type serveConfig struct {
 	union.Config
 	Mountpoint string
+	Serve      fs.Options
 }
 
 func TestMain(m *testing.M) {
@@ -35,7 +37,36 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Geteuid() == 0 && !usertest.Active() {
+		ownMounts()
+	}
 	os.Exit(m.Run())
+}
+
+// ownMounts runs the tests in a mount namespace of their own: a mount that
+// lies in the namespace of another process as well, one that was started
+// meanwhile, outlives its end here.
+func ownMounts() {
+	const env = "PLASH_FS_TEST_OWN_MOUNTS"
+	if os.Getenv(env) != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			fmt.Println("mounts cannot be made private:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), env+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return // not permitted here
+	}
+	if err != nil {
+		os.Exit(cmd.ProcessState.ExitCode())
+	}
+	os.Exit(0)
 }
 
 func serve(text string) error {
@@ -56,7 +87,7 @@ func serve(text string) error {
 		return err
 	}
 	fmt.Println("mounted")
-	return fs.Serve(fd, u, fs.Options{})
+	return fs.Serve(fd, u, c.Serve)
 }
 
 // A stack is a set of layers and where they are mounted.
@@ -66,6 +97,7 @@ type stack struct {
 	lowers []string // topmost first
 	upper  string   // "" if read-only
 	mnt    string
+	change func(c *serveConfig) // what is not as usual, or nil
 	server *exec.Cmd
 }
 
@@ -104,6 +136,9 @@ func (s *stack) mount() *stack {
 	}
 	if s.upper != "" {
 		c.Upper, c.Work = s.upper, filepath.Join(s.base, "work")
+	}
+	if s.change != nil {
+		s.change(&c)
 	}
 	s.start(c)
 	return s

@@ -183,8 +183,13 @@ func diff(t *testing.T, what string, kernel, ours []string) {
 // kernelMount mounts the stack with overlayfs, if the kernel can.
 func (s *stack) kernelMount(upper, work, mnt string) {
 	s.t.Helper()
+	s.kernelMountWith("userxattr", upper, work, mnt)
+}
+
+func (s *stack) kernelMountWith(opts, upper, work, mnt string) {
+	s.t.Helper()
 	lowers := strings.Join(s.lowers, ":")
-	opts := "userxattr,lowerdir=" + lowers + ",upperdir=" + upper + ",workdir=" + work
+	opts += ",lowerdir=" + lowers + ",upperdir=" + upper + ",workdir=" + work
 	if err := unix.Mount("overlay", mnt, "overlay", 0, opts); err != nil {
 		s.t.Skipf("kernel overlayfs cannot be mounted here: %v", err)
 	}

@@ -94,7 +94,7 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 // checkData refuses, as overlayfs does, a file whose data the kernel left in a
 // lower layer ("metacopy=on"): it would be read as zeroes.
 func (u *Union) checkData(ld *layerDir, name string, st *unix.Stat_t) error {
-	if st.Blocks > 0 || st.Size == 0 || st.Mode&unix.S_IFMT != unix.S_IFREG || ld.layer.live {
+	if st.Blocks*512 >= st.Size || st.Mode&unix.S_IFMT != unix.S_IFREG || ld.layer.live {
 		return nil
 	}
 	h, err := ld.pin(u)

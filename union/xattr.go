@@ -61,7 +61,7 @@ func (u *Union) Listxattr(n *Node) ([]string, error) {
 	}
 	shown := stored[:0]
 	for _, name := range stored {
-		if s, ok := shownXattr(name); ok {
+		if s, ok := shownXattr(name); ok && !(isOverride(name) && r.overridden()) {
 			shown = append(shown, s)
 		}
 	}

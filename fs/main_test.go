@@ -3,6 +3,7 @@ package fs_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -27,6 +29,7 @@ type serveConfig struct {
 	union.Config
 	Mountpoint string
 	Serve      fs.Options
+	NoResource bool // give CAP_SYS_RESOURCE up
 }
 
 func TestMain(m *testing.M) {
@@ -86,8 +89,30 @@ func serve(text string) error {
 	if err := fs.Mount(fd, c.Mountpoint, 0); err != nil {
 		return err
 	}
+	if c.NoResource {
+		dropResource()
+	}
 	fmt.Println("mounted")
-	return fs.Serve(fd, u, c.Serve)
+	err = fs.Serve(fd, u, c.Serve)
+	if lost := (*fs.LostWrite)(nil); errors.As(err, &lost) {
+		return nil // the test's program has heard of it
+	}
+	return err
+}
+
+// dropResource gives up what lifts quotas, on all threads.
+func dropResource() {
+	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&head, &data[0]); err != nil {
+		panic(err)
+	}
+	for i := range data {
+		data[i].Inheritable = 0
+	}
+	data[0].Effective &^= 1 << unix.CAP_SYS_RESOURCE
+	data[0].Permitted &^= 1 << unix.CAP_SYS_RESOURCE
+	syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&head)), uintptr(unsafe.Pointer(&data[0])), 0)
 }
 
 // A stack is a set of layers and where they are mounted.

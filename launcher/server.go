@@ -73,6 +73,9 @@ func (j *job) serve(to int, o fs.Options, get func() (int, bool)) int {
 // open opens the union of the job's layers and changes directory.
 func (j *job) open() (*union.Union, error) {
 	if j.Union != nil {
+		if j.Union.Config.Work != "" {
+			waitUnlocked(j.Union.Config.Work)
+		}
 		return union.New(j.Union.Config)
 	}
 	c := union.Config{Lowers: j.Layers, Volatile: j.Volatile}
@@ -125,8 +128,8 @@ func (j *job) makeChanges(upper, work string) error {
 	return errs.Path(upper, unix.Chmod(upper, st.Mode&0o7777))
 }
 
-// waitUnlocked waits a moment for the server of a run that has just ended to
-// give its changes directory back.
+// waitUnlocked waits a moment for the server of a run or mount that has just
+// ended to give its changes directory back.
 func waitUnlocked(work string) {
 	fd, err := unix.Open(work, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

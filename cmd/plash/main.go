@@ -48,6 +48,10 @@ func (p *plash) dispatch(words []string) error {
 		return errNothing
 	}
 	switch first := words[0]; {
+	case first == "-o":
+		// containers/storage calls its mount_program like that, and does not
+		// say for what.
+		words = append([]string{"union"}, words...)
 	case first == "plash" && slices.Contains(words, "-o"):
 		// mount(8) gives the source as first word, here the type's own name.
 		words[0] = "union"

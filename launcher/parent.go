@@ -226,10 +226,18 @@ func (p *parent) finish() (Status, error) {
 			break
 		}
 	}
+	died := p.serverFailed()
+	if died {
+		// What it said last may still be on its way.
+		select {
+		case <-p.warned.done:
+		case <-time.After(time.Second):
+		}
+	}
 	if text, ok := p.warned.get(wordError); ok {
 		return Status{}, errors.New(text)
 	}
-	if p.serverFailed() {
+	if died {
 		p.removeTemp()
 		return Status{}, errServerDied
 	}

@@ -112,16 +112,26 @@ func (u *Union) copyDirAttrs(n *Node, tmp string, st *unix.Stat_t, empty bool) e
 // publishDir moves the directory tmp of the work directory to where n is.
 func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, error) {
 	var up *layerDir
-	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
+	var now, was unix.Stat_t
+	dst := ref{fd: u.workFD(), name: tmp}
+	if err := dst.stat(&now); err != nil {
+		return nil, err
+	}
+	low := (*n.dir.lowers.Load())[0]
+	err := low.stat(u, &was)
+	if err != nil {
+		return nil, err
+	}
+	saved := u.saveOrigin(dst, n.typ, now.Ino, was.Dev, key{ino: was.Ino})
+	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		if err := unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE); err != nil {
 			return err
 		}
 		up = &layerDir{layer: u.upper, parent: parent, name: name}
-		var now unix.Stat_t
-		if err := fstatat(fd, name, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return err
+		if parent != nil {
+			u.noteImpure(parent)
 		}
-		u.origins.set(now.Ino, n.ino)
+		u.origins.set(now.Ino, n.ino, saved)
 		u.rekey(n, u.keyOf(u.upper, &now), false)
 		return nil
 	})
@@ -215,8 +225,8 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		return err
 	}
 	// Before it can be found, or a listing would show it with another number.
-	u.origins.set(now.Ino, n.ino)
-	u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.typ, now.Ino, st.Dev, n.key)
+	saved := u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.typ, now.Ino, st.Dev, n.key)
+	u.origins.set(now.Ino, n.ino, saved)
 	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
 		// Names that are left in the lower layers: st counts none removed.
 		others := int32(st.Nlink)
@@ -616,16 +626,17 @@ func (u *Union) separate(n *Node) error {
 	if err := fstat(h.fd, &st); err != nil {
 		return err
 	}
-	u.origins.set(st.Ino, n.ino)
 	low := (*n.dir.lowers.Load())[0]
 	var was unix.Stat_t
+	saved := false
 	if low.stat(u, &was) == nil {
-		u.saveOrigin(ref{fd: h.fd}, n.typ, st.Ino, was.Dev, key{ino: was.Ino})
+		saved = u.saveOrigin(ref{fd: h.fd}, n.typ, st.Ino, was.Dev, key{ino: was.Ino})
 		up.mu.Lock()
 		parent := up.parent
 		up.mu.Unlock()
 		u.noteImpure(parent)
 	}
+	u.origins.set(st.Ino, n.ino, saved)
 	n.dir.lowers.Store(&[]*layerDir{})
 	return nil
 }

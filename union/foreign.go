@@ -49,8 +49,9 @@ func (d *layerDir) dotName(u *Union, name string) bool {
 
 // adoptUpper makes an upper layer that others wrote one of ours: whiteouts that
 // are plain files become the kernel's. An upper that is marked as ours is left
-// alone, since there such names are the users' own files.
-func (u *Union) adoptUpper() error {
+// alone, since there such names are the users' own files. found says that there
+// is something in it.
+func (u *Union) adoptUpper(found bool) error {
 	root, err := u.upper.root.pin(u)
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func (u *Union) adoptUpper() error {
 	if hasMark(fdPath(root.fd), formatAttr) {
 		return nil
 	}
-	if u.found {
+	if found {
 		if err := u.adoptDir(u.upper.root); err != nil {
 			return errs.Path(u.upper.path+": whiteouts", err)
 		}

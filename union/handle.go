@@ -1,6 +1,7 @@
 package union
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -134,6 +135,15 @@ func (c *fdCache) shed() {
 	defer c.mu.Unlock()
 	n := len(c.ring) / 4
 	c.sweep(func(int) bool { n--; return n > 0 })
+}
+
+// tidy forgets the handles that are closed.
+func (c *fdCache) tidy() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ring = slices.Clip(slices.DeleteFunc(c.ring, func(h *handle) bool { return h.state.Load()&handleClosed != 0 }))
+	c.ring = append([]*handle(nil), c.ring...)
+	c.hand = 0
 }
 
 func (c *fdCache) closeAll() {

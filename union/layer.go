@@ -123,11 +123,13 @@ func (u *Union) openUpper(c Config) error {
 	if err := u.openWork(u.locks[0]); err != nil {
 		return err
 	}
-	err = readDirFD(u.locks[1], func(rawDirent) bool { u.found = true; return false })
+	found := false
+	err = readDirFD(u.locks[1], func(rawDirent) bool { found = true; return false })
 	if err != nil {
 		return errs.Path(c.Upper, err)
 	}
-	return u.adoptUpper()
+	u.origins.stored.Store(found)
+	return u.adoptUpper(found)
 }
 
 // overflowID is what stat(2) shows for an owner without a mapping, the

@@ -280,8 +280,10 @@ func (m *merger) resolve(ld *layerDir, dev uint32, e *rawDirent) (ino uint64, sh
 		dev = m.u.devs.index(st.Dev)
 	}
 	if ld.layer == m.u.upper {
-		m.u.loadOrigin(ld, e.name, e.ino)
 		if shown, ok := m.u.origins.get(e.ino); ok {
+			return shown, true
+		}
+		if shown, ok := m.u.storedOrigin(ld, e.name, e.ino); ok {
 			return shown, true
 		}
 	}

@@ -168,7 +168,7 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 		if other := u.table.add(k, n); other != n {
 			n = other
 		} else {
-			u.table.number(n)
+			u.table.ids.add(n)
 			return n, nil
 		}
 	}

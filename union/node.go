@@ -1,6 +1,8 @@
 package union
 
 import (
+	"maps"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -143,88 +145,51 @@ func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
 // lookups falls to zero: whoever sets the count from 0 to forgotten removes it,
 // and a forgotten node is never handed out again.
 type table struct {
-	shards [64]struct {
-		sync.Mutex
-		m map[key]*Node
-	}
-	ids struct {
-		sync.Mutex
-		chunks atomic.Pointer[[]*chunk]
-		free   []uint64
-		next   uint64
-		gen    uint64
-	}
+	shards [64]shard
+	ids    ids
 }
 
-const (
-	forgotten = -1 << 40
-	chunkSize = 1024
-	rootID    = 1
-)
-
-type chunk [chunkSize]atomic.Pointer[Node]
-
-func (t *table) shard(k key) *struct {
+// A shard is a part of the table by key.
+type shard struct {
 	sync.Mutex
-	m map[key]*Node
-} {
+	m    map[key]*Node
+	peak int // the most that m has held; a map does not shrink by itself
+}
+
+const forgotten = -1 << 40
+
+func (t *table) shard(k key) *shard {
 	h := (k.ino ^ k.ver ^ uint64(k.layer)<<7) * 0x9e3779b97f4a7c15
 	return &t.shards[h>>58]
 }
 
-func (t *table) addRoot(n *Node) {
-	t.ids.next = rootID
-	t.number(n)
-	s := t.shard(n.key)
-	s.m = map[key]*Node{n.key: n}
+func (s *shard) set(k key, n *Node) {
+	if s.m == nil {
+		s.m = map[key]*Node{}
+	}
+	s.m[k] = n
+	s.peak = max(s.peak, len(s.m))
 }
 
-// number gives n an id.
-func (t *table) number(n *Node) {
-	t.ids.Lock()
-	defer t.ids.Unlock()
-	t.ids.gen++
-	n.gen = t.ids.gen
-	if l := len(t.ids.free); l > 0 {
-		n.id, t.ids.free = t.ids.free[l-1], t.ids.free[:l-1]
-	} else {
-		n.id = t.ids.next
-		t.ids.next++
+// shrink gives memory back when most of the nodes are gone.
+func (s *shard) shrink() {
+	const few = 64
+	if s.peak < few || len(s.m) > s.peak/4 {
+		return
 	}
-	chunks := t.ids.chunks.Load()
-	if chunks == nil {
-		chunks = &[]*chunk{}
-	}
-	if int(n.id/chunkSize) >= len(*chunks) {
-		grown := append((*chunks)[:len(*chunks):len(*chunks)], new(chunk))
-		chunks = &grown
-		t.ids.chunks.Store(chunks)
-	}
-	(*chunks)[n.id/chunkSize][n.id%chunkSize].Store(n)
+	m := make(map[key]*Node, len(s.m))
+	maps.Copy(m, s.m)
+	s.m, s.peak = m, len(m)
+}
+
+func (t *table) addRoot(n *Node) {
+	t.ids.add(n)
+	s := t.shard(n.key)
+	s.set(n.key, n)
 }
 
 // ByID returns the node with this number, or nil.
-func (u *Union) ByID(id uint64) *Node {
-	chunks := *u.table.ids.chunks.Load()
-	if id/chunkSize >= uint64(len(chunks)) {
-		return nil
-	}
-	return chunks[id/chunkSize][id%chunkSize].Load()
-}
-
-func (t *table) each(f func(*Node)) {
-	chunks := t.ids.chunks.Load()
-	if chunks == nil {
-		return
-	}
-	for _, c := range *chunks {
-		for i := range c {
-			if n := c[i].Load(); n != nil {
-				f(n)
-			}
-		}
-	}
-}
+func (u *Union) ByID(id uint64) *Node { return u.table.ids.get(id) }
 
 // hold counts one more lookup of n, unless it is forgotten.
 func (n *Node) hold() bool {
@@ -258,10 +223,7 @@ func (t *table) add(k key, n *Node) *Node {
 	if old := s.m[k]; old != nil && old != n && old.hold() {
 		return old
 	}
-	if s.m == nil {
-		s.m = map[key]*Node{}
-	}
-	s.m[k] = n
+	s.set(k, n)
 	return n
 }
 
@@ -270,6 +232,7 @@ func (t *table) remove(k key, n *Node) {
 	s.Lock()
 	if s.m[k] == n {
 		delete(s.m, k)
+		s.shrink()
 	}
 	s.Unlock()
 }
@@ -284,18 +247,26 @@ func (u *Union) Forget(n *Node, count uint64) {
 		return
 	}
 	n.loc.RLock()
-	k, low := n.key, n.low
+	k, low, upper := n.key, n.low, n.layer == u.upper
 	n.loc.RUnlock()
+	if upper || n.dir != nil {
+		u.origins.forget(k)
+	}
 	u.table.remove(k, n)
 	if low != (key{}) {
 		u.table.remove(low, n)
 	}
 	u.release(n)
-	t := &u.table.ids
-	t.Lock()
-	(*t.chunks.Load())[n.id/chunkSize][n.id%chunkSize].Store(nil)
-	t.free = append(t.free, n.id)
-	t.Unlock()
+	if u.table.ids.remove(n) {
+		go u.tidy()
+	}
+}
+
+// tidy gives memory back to the system after most nodes have been forgotten:
+// by itself Go would keep it for minutes.
+func (u *Union) tidy() {
+	u.fds.tidy()
+	debug.FreeOSMemory()
 }
 
 // release frees the descriptors of a node that nobody can reach any more, and
@@ -315,6 +286,7 @@ func (u *Union) release(n *Node) {
 	}
 	if n.parked != "" {
 		u.unlinkWork(n.parked)
+		u.origins.drop(n.key.ino)
 	}
 	if n.dir != nil {
 		if n.dir.pinned != nil {

@@ -3,23 +3,31 @@ package union
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
 // origins remembers which number was shown for an object of the upper layer
-// before it was copied up, so that st_ino stays the same. An upper that is to
-// last keeps that in an attribute of the object, "INO DEV LOWERINO": it counts
-// for the object with this number only, so not for a copy, and while a layer
-// lies on that device. The directory that holds the object is marked impure,
-// as the kernel does it, so that others need not be asked.
+// before it was copied up, so that st_ino stays the same. It is also kept in an
+// attribute of the object, "INO DEV LOWERINO", which counts for the object with
+// this number only, so not for a copy, and while a layer lies on that device.
+// The directory that holds the object is marked impure, as the kernel does it,
+// so that others need not be asked.
 type origins struct {
-	m sync.Map // upper inode → shown inode
+	m sync.Map // upper inode → origin
+	// stored: some objects have an attribute that is not remembered here.
+	stored atomic.Bool
 }
 
-func (o *origins) set(upper, shown uint64) {
+type origin struct {
+	shown  uint64
+	stored bool // in an attribute as well
+}
+
+func (o *origins) set(upper, shown uint64, stored bool) {
 	if upper != shown {
-		o.m.Store(upper, shown)
+		o.m.Store(upper, origin{shown, stored})
 	}
 }
 
@@ -28,40 +36,37 @@ func (o *origins) get(upper uint64) (uint64, bool) {
 	if !ok {
 		return 0, false
 	}
-	return v.(uint64), true
+	return v.(origin).shown, true
 }
 
 func (o *origins) drop(upper uint64) { o.m.Delete(upper) }
 
-// keepsOrigins reports whether the upper layer lasts.
-func (u *Union) keepsOrigins() bool { return !u.volatile }
+// forget drops what can be read again.
+func (o *origins) forget(k key) {
+	if v, ok := o.m.Load(k.ino); ok && k.layer == 0 && v.(origin).stored {
+		o.stored.Store(true)
+		o.m.Delete(k.ino)
+	}
+}
 
 // saveOrigin notes at the object dst of the upper, which has number upper and
 // is no directory entry yet or keeps its name, that it was the lower object k.
 // Where it cannot be noted, on a symlink without privileges, it is not.
-func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key) {
-	if !u.keepsOrigins() {
-		return
-	}
+func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key) (saved bool) {
 	prefix := u.hintPrefix()
 	if prefix == userPrefix && typ != unix.S_IFREG && typ != unix.S_IFDIR {
-		return
+		return false
 	}
 	value := fmt.Appendf(nil, "%d %d %d", upper, dev, k.ino)
 	if dst.name == "" {
-		unix.Setxattr(dst.path(), prefix+originAttr, value, 0)
-	} else {
-		unix.Lsetxattr(dst.path(), prefix+originAttr, value, 0)
+		return unix.Setxattr(dst.path(), prefix+originAttr, value, 0) == nil
 	}
+	return unix.Lsetxattr(dst.path(), prefix+originAttr, value, 0) == nil
 }
 
 // noteImpure marks directory d of the upper as one that holds an object with
 // an origin.
-func (u *Union) noteImpure(d *layerDir) {
-	if u.keepsOrigins() {
-		u.setMark(d, markImpure, impureAttr, "y")
-	}
-}
+func (u *Union) noteImpure(d *layerDir) { u.setMark(d, markImpure, impureAttr, "y") }
 
 // moved marks d if the object with this number, which comes into it, has an
 // origin.
@@ -71,28 +76,36 @@ func (u *Union) moved(d *layerDir, upper uint64) {
 	}
 }
 
-// loadOrigin learns what was noted at name in d by an earlier mount.
-func (u *Union) loadOrigin(d *layerDir, name string, upper uint64) {
-	if !u.found || d.layer != u.upper || d.mark(u)&markImpure == 0 {
-		return
-	}
-	if _, ok := u.origins.get(upper); ok {
-		return
+// storedOrigin returns the number that is noted at name in d, the object with
+// number upper.
+func (u *Union) storedOrigin(d *layerDir, name string, upper uint64) (uint64, bool) {
+	if !u.origins.stored.Load() || d.layer != u.upper || d.mark(u)&markImpure == 0 {
+		return 0, false
 	}
 	h, err := d.pin(u)
 	if err != nil {
-		return
+		return 0, false
 	}
 	defer h.unpin()
 	v, err := getxattr(ref{fd: h.fd, name: name}, u.hintPrefix()+originAttr)
 	if err != nil {
-		return
+		return 0, false
 	}
 	var self, dev, ino uint64
 	if n, _ := fmt.Sscanf(string(v), "%d %d %d", &self, &dev, &ino); n != 3 || self != upper {
+		return 0, false
+	}
+	i, ok := u.devs.known(dev)
+	return inode(i, ino), ok
+}
+
+// loadOrigin remembers what is noted at name in d, where it is about to become
+// a node.
+func (u *Union) loadOrigin(d *layerDir, name string, upper uint64) {
+	if _, ok := u.origins.get(upper); ok || d.layer != u.upper {
 		return
 	}
-	if i, ok := u.devs.known(dev); ok {
-		u.origins.set(upper, inode(i, ino))
+	if shown, ok := u.storedOrigin(d, name, upper); ok {
+		u.origins.set(upper, shown, true)
 	}
 }

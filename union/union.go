@@ -79,7 +79,6 @@ type Union struct {
 	redirect bool     // see Config
 	trusted  bool     // we may use attributes that begin with "trusted."
 	prefixes []string // of the marks that are written
-	found    bool     // the upper layer was not empty when it was opened
 	root     *Node
 	table    table
 	fds      fdCache
@@ -138,7 +137,7 @@ func (u *Union) open(c Config) error {
 // Close gives up all descriptors and locks. No other method may be running or
 // be called afterwards.
 func (u *Union) Close() error {
-	u.table.each(func(n *Node) { u.release(n) })
+	u.table.ids.each(func(n *Node) { u.release(n) })
 	u.fds.closeAll()
 	for _, fd := range u.locks {
 		unix.Close(fd)

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"sync"
@@ -19,8 +18,9 @@ import (
 
 // URL makes an image, on top of the root image, of the archive at a http,
 // https or file address. If progress is a terminal it shows how far the
-// transfer is. Errors begin with the address; after one, as after a transfer
-// that ends before the size that the server announced, there is no image.
+// transfer is. What fails on the way is tried again for a short time. Errors
+// begin with the address; after one, as after a transfer that ends before the
+// size that the server announced, there is no image.
 func URL(s *store.Store, address string, progress io.Writer) (store.ID, error) {
 	u, err := url.Parse(address)
 	if err != nil {
@@ -35,7 +35,7 @@ func URL(s *store.Store, address string, progress io.Writer) (store.ID, error) {
 	var size int64
 	switch u.Scheme {
 	case "http", "https":
-		body, size, err = get(u)
+		body, size, err = openHTTP(u)
 	case "file":
 		body, size, err = openFile(u)
 	case "":
@@ -47,43 +47,18 @@ func URL(s *store.Store, address string, progress io.Writer) (store.ID, error) {
 		return 0, errs.Path(name, err)
 	}
 	defer body.Close()
-	t := &transfer{r: body, size: size}
-	if f, ok := progress.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		t.bar = progressbar.NewOptions64(size,
-			progressbar.OptionSetWriter(f),
-			progressbar.OptionSetDescription(name),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionFullWidth(),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish())
-	}
+	t := newTransfer(body, size, name, progress)
 	id, err := unpackImage(s, name, t, "pull:url "+name, noticeWriter{t, progress})
 	t.hide()
 	return id, err
 }
 
-// get asks the server for u and returns the answer's body and its size, -1 if
-// the server does not say.
-func get(u *url.URL) (io.ReadCloser, int64, error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	// The archive as it is, not unpacked by the way: else its size is not
-	// known, and neither is whether all of it came.
-	transport.DisableCompression = true
-	transport.ResponseHeaderTimeout = time.Minute
-	resp, err := (&http.Client{Transport: transport}).Get(u.String())
+func openHTTP(u *url.URL) (io.ReadCloser, int64, error) {
+	d, err := openDownload(u)
 	if err != nil {
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) { // repeats the address
-			err = wrapped.Err
-		}
 		return nil, 0, err
 	}
-	if resp.StatusCode != http.StatusOK {
-		resp.Body.Close()
-		return nil, 0, errors.New(resp.Status)
-	}
-	return resp.Body, resp.ContentLength, nil
+	return d, d.size, nil
 }
 
 func openFile(u *url.URL) (io.ReadCloser, int64, error) {
@@ -101,31 +76,39 @@ func openFile(u *url.URL) (io.ReadCloser, int64, error) {
 	return f, size, nil
 }
 
-// transfer counts what comes and shows it. Another goroutine than that of URL
-// reads it, which may still do so when URL has failed.
+// transfer shows how much has come. Another goroutine than that of URL reads
+// it, which may still do so when URL has failed.
 type transfer struct {
-	r         io.Reader
-	got, size int64 // size: -1 if unknown
+	r io.Reader
 
 	mu  sync.Mutex
 	bar *progressbar.ProgressBar // nil if it is not shown
 }
 
+// newTransfer returns a transfer of size bytes (-1 if that is not known) which
+// is shown as name if progress is a terminal.
+func newTransfer(r io.Reader, size int64, name string, progress io.Writer) *transfer {
+	t := &transfer{r: r}
+	if f, ok := progress.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		t.bar = progressbar.NewOptions64(size,
+			progressbar.OptionSetWriter(f),
+			progressbar.OptionSetDescription(name),
+			progressbar.OptionShowBytes(true),
+			progressbar.OptionUseIECUnits(true),
+			progressbar.OptionFullWidth(),
+			progressbar.OptionThrottle(100*time.Millisecond),
+			progressbar.OptionClearOnFinish())
+	}
+	return t
+}
+
 func (t *transfer) Read(p []byte) (int, error) {
 	n, err := t.r.Read(p)
-	t.got += int64(n)
 	t.mu.Lock()
 	if t.bar != nil {
 		t.bar.Add(n)
 	}
 	t.mu.Unlock()
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		if t.size >= 0 {
-			err = fmt.Errorf("the transfer broke off after %d of %d bytes", t.got, t.size)
-		} else {
-			err = fmt.Errorf("the transfer broke off after %d bytes", t.got)
-		}
-	}
 	return n, err
 }
 

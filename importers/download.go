@@ -205,7 +205,8 @@ func (d *download) Read(p []byte) (int, error) {
 		err = broken
 	} else {
 		d.broke = d.got
-		if err = d.start(err); err != nil && mayPass(err) {
+		err = d.start(err)
+		if _, final := errors.AsType[finalError](err); err != nil && !final {
 			err = broken
 		}
 	}

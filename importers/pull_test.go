@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -102,6 +103,7 @@ func TestTarfile(t *testing.T) {
 }
 
 func TestURL(t *testing.T) {
+	impatient(t, time.Second)
 	data := compress(t, compressors["gzip"], sample(t))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

@@ -1,5 +1,6 @@
 // Package importers turns root filesystems from elsewhere into images: tar
-// archives from files and from the network, and the running system itself.
+// archives from files and from the network, those of LXC's image server found by
+// their names, and the running system itself.
 package importers
 
 import (

@@ -33,6 +33,9 @@ setpriv util-linux
 useradd passwd
 ps procps
 git git
+gpg gpg
+gpg-agent gpg-agent
+gpgv gpgv
 END
 # Not by their programs: a busybox with libraries does not run in an empty
 # root, and debootstrap checks signatures only if it has the keys.

@@ -71,7 +71,7 @@ func (l LXC) Resolve(name string) (LXCImage, error) {
 
 // Pull makes an image, on top of the root image, of the one that Resolve finds.
 // After an error there is none.
-func (l LXC) Pull(s *store.Store, name string) (id store.ID, err error) {
+func (l LXC) Pull(s *store.Store, name string) (store.ID, error) {
 	image, err := l.Resolve(name)
 	if err != nil {
 		return 0, err
@@ -80,29 +80,35 @@ func (l LXC) Pull(s *store.Store, name string) (id store.ID, err error) {
 	if err != nil {
 		return 0, err
 	}
-	temp, err := s.TempDir()
+	// On disk first: nothing is unpacked that does not have the right hash.
+	f, err := nameless(s)
 	if err != nil {
 		return 0, err
-	}
-	defer func() {
-		if e := temp.Remove(); err == nil {
-			err = e
-		}
-	}()
-	// On disk first: nothing is unpacked that does not have the right hash.
-	file := filepath.Join(temp.Path, "archive")
-	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return 0, errs.Path(file, err)
 	}
 	defer f.Close()
 	if err := l.save(image, u, f); err != nil {
 		return 0, errs.Path(u.Redacted(), err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return 0, errs.Path(file, err)
+		return 0, err
 	}
 	return unpackImage(s, u.Redacted(), f, "pull:lxc "+image.Name(), l.Progress)
+}
+
+// nameless returns a new file in the store's file system of which nothing is
+// left, however this process ends.
+func nameless(s *store.Store) (*os.File, error) {
+	temp, err := s.TempDir()
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(temp.Path, "archive")
+	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if e := temp.Remove(); err == nil && e != nil {
+		f.Close()
+		return nil, e
+	}
+	return f, errs.Path(file, err)
 }
 
 // save downloads the image's archive from u to f and checks that it is the

@@ -352,6 +352,18 @@ func TestLXCBadPull(t *testing.T) {
 	id, err := l.Pull(withoutHash, "alpine:3.20")
 	imported(t, withoutHash, id, err)
 
+	// Nothing has a name while it is downloaded, so a killed plash leaves nothing.
+	busy := newStore(t)
+	s.Trouble(on(path, func(int, http.ResponseWriter, []byte) bool {
+		noLitter(t, busy)
+		return false
+	}))
+	id, err = l.Pull(busy, "alpine:3.20")
+	imported(t, busy, id, err)
+	if s.Requests()[path] != 1 {
+		t.Error(s.Requests())
+	}
+
 	for _, server := range []string{"", "images", "ftp://host", "http:///x", "http://a b/"} {
 		want := server + ": not the address of an image server: it begins with http:// or https://"
 		if _, err := (LXC{Server: server}).Resolve("alpine"); err == nil || err.Error() != want {

@@ -139,8 +139,8 @@ const (
 )
 
 // rollingNames are versions that are no releases.
-var rollingNames = strings.Fields(`cauldron ceres cooker current devel edge experimental factory
-	next rawhide rolling sid sisyphus snapshot testing tumbleweed unstable`)
+var rollingNames = []string{"cauldron", "ceres", "cooker", "current", "devel", "edge", "experimental", "factory",
+	"next", "rawhide", "rolling", "sid", "sisyphus", "snapshot", "testing", "tumbleweed", "unstable"}
 
 // compareReleases orders images by their release. A release is as new as its
 // number: that of its name, or of another name if its own is a code name

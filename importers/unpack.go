@@ -308,6 +308,9 @@ func cleanName(name string) (string, error) {
 	if name == ".." || strings.HasPrefix(name, "../") {
 		return "", errors.New("the name leads out of the archive's root")
 	}
+	if len(name) >= maxPath {
+		return "", unix.ENAMETOOLONG
+	}
 	return name, nil
 }
 
@@ -320,6 +323,11 @@ func (u *unpacker) dir(name string, make bool) (*dirHandle, error) {
 }
 
 const maxLinks = 40 // as the kernel
+
+// maxPath bounds names, those in which links have been followed too, as the
+// kernel does: a thousand bytes of compressed archive could otherwise hold a
+// name of a million directories, which takes the square of that to remember.
+const maxPath = unix.PathMax
 
 func (u *unpacker) walk(name string, make bool, links *int) (*dirHandle, error) {
 	if name == "" {
@@ -334,6 +342,12 @@ func (u *unpacker) walk(name string, make bool, links *int) (*dirHandle, error) 
 		return nil, err
 	}
 	resolved := path.Join(parent.name, base)
+	if resolved == name {
+		resolved = name // one copy for all directories of a member
+	}
+	if len(resolved) >= maxPath {
+		return nil, unix.ENAMETOOLONG
+	}
 	fd, err := openat(parent.fd, base, openDirFlags, 0)
 	if err == unix.ENOENT && make {
 		if err = u.mkdir(parent, base); err == nil {
@@ -544,7 +558,7 @@ func (u *unpacker) hardLink(hdr *tar.Header, from *dirHandle, target string, dir
 		return nil
 	}
 	var old, st unix.Stat_t
-	if err := fstatat(from.fd, target, &old); err == unix.ENOENT {
+	if err := fstatat(from.fd, target, &old); err == unix.ENOENT || u.whiteouts[from.name][target] {
 		return hardLinkError(hdr.Linkname, errNoTarget)
 	} else if err != nil {
 		return hardLinkError(hdr.Linkname, err)

@@ -364,6 +364,11 @@ func TestWhiteouts(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	// A whiteout is no file that could have another name.
+	_, _, err := unpack(t, archiveOf(t, wh("a/.wh.gone"), link(tar.TypeLink, "other", "a/gone")))
+	if err == nil || err.Error() != "other: hard link to a/gone: not in the archive" {
+		t.Error(err)
+	}
 }
 
 // Where mknod is refused the second form is written.
@@ -504,6 +509,30 @@ func TestDeep(t *testing.T) {
 	}
 	if st := lstat(t, dir, name); !time.Unix(st.Mtim.Unix()).Equal(stamp) {
 		t.Error("time of the deepest directory")
+	}
+}
+
+// What is too long for the kernel is refused, and at once: to remember each of
+// a name's directories takes the square of its length.
+func TestTooLong(t *testing.T) {
+	deep := strings.Repeat("d/", 1500)
+	for want, archive := range map[string][]byte{
+		strings.Repeat("a/", 128) + "…: File name too long": archiveOf(t, withFile(strings.Repeat("a/", 500000)+"f", "x")...),
+		strings.Repeat("f", 300) + ": File name too long":   archiveOf(t, withFile(strings.Repeat("f", 300), "x")...),
+		"hard: hard link to " + strings.Repeat("a/", 128) + "…: File name too long": archiveOf(t,
+			link(tar.TypeLink, "hard", strings.Repeat("a/", 500000)+"f")),
+		// Each name is short enough, but not behind the link.
+		"link/" + deep + "f: File name too long": archiveOf(t, all(withFile(deep+"f", "x"),
+			[]any{link(tar.TypeSymlink, "link", deep)}, withFile("link/"+deep+"f", "x"))...),
+	} {
+		started := time.Now()
+		_, _, err := unpack(t, archive)
+		if err == nil || err.Error() != want {
+			t.Errorf("%.500v\nwant %s", err, want)
+		}
+		if d := time.Since(started); d > 10*time.Second {
+			t.Errorf("took %v", d)
+		}
 	}
 }
 
@@ -741,6 +770,11 @@ func FuzzUnpack(f *testing.F) {
 	f.Add(sample(f)[:20000])
 	f.Add(archiveOf(f, all([]any{link(tar.TypeSymlink, "l", "../canary"), link(tar.TypeLink, "h", "l"), &tar.Header{Name: ".wh.x"}},
 		withFile("a/b", "c"))...))
+	for name, command := range compressors {
+		if _, err := exec.LookPath(command[0]); err == nil && name != "zstd ultra" {
+			f.Add(compress(f, command, sample(f)[:20000]))
+		}
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		parent := t.TempDir()
 		if err := os.WriteFile(filepath.Join(parent, "canary"), nil, 0o600); err != nil {

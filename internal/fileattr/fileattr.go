@@ -125,8 +125,12 @@ func Retry(call func() error) error {
 }
 
 // Show returns a name from an archive or an image as it can stand in a
-// message of one line: quoted if it has anything unprintable in it.
+// message of one line: quoted if it has anything unprintable in it, and cut off
+// where no system would take more.
 func Show(name string) string {
+	if len(name) > unix.PathMax {
+		return Show(name[:unix.PathMax/16]) + "…"
+	}
 	if q := strconv.Quote(name); q[1:len(q)-1] != name {
 		return q
 	}

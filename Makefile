@@ -1,5 +1,6 @@
 # make        builds dist/plash
 # make test   sets up this machine (as root) and runs all tests
+# make soak   compares random operations with the kernel's for long (SEED, STEPS)
 # make check  is for the source: format, vet, staticcheck, other architectures
 # make bench  measures plash beside other union file systems (as root)
 
@@ -8,7 +9,7 @@ export CGO_ENABLED = 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all test check bench clean
+.PHONY: all test soak check bench clean
 
 all:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/plash ./cmd/plash
@@ -17,6 +18,12 @@ test:
 	sh tests/setup.sh
 	go vet ./...
 	go test -timeout 30m ./...
+
+SEED = 0
+STEPS = 100000
+soak:
+	sh tests/setup.sh
+	go test -timeout 24h -v ./fs -run RandomLikeTheKernel -seed $(SEED) -steps $(STEPS)
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted; exit 1; }

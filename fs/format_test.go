@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -248,13 +249,14 @@ func TestRedirects(t *testing.T) {
 	}
 }
 
-// strip removes the attributes of the other form, which the kernel shows.
+var userMarks = regexp.MustCompile(` ?user\.overlay\.[^ ]*`)
+
+// strip removes the attributes that only count with "userxattr": without it
+// the kernel shows them.
 func strip(lines []string) []string {
 	var out []string
 	for _, l := range lines {
-		l, _, _ = strings.Cut(l, " user.overlay.")
-		l, _, _ = strings.Cut(l, " trusted.overlay.")
-		out = append(out, strings.TrimSpace(l))
+		out = append(out, strings.TrimSpace(userMarks.ReplaceAllString(l, "")))
 	}
 	return out
 }
@@ -273,9 +275,9 @@ func TestKernelsRedirects(t *testing.T) {
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		s := newStack(t, 3)
+		s.prefix = "trusted.overlay."
 		for i, dir := range s.lowers {
-			randomTree(t, r, dir, 3, i+1 < len(s.lowers))
-			trustMarks(dir)
+			s.randomTree(r, dir, 3, i+1 < len(s.lowers))
 		}
 		work := filepath.Join(s.base, "work")
 		s.kernelMountWith("redirect_dir=on", s.upper, work, s.mnt)
@@ -303,17 +305,6 @@ func TestKernelsRedirects(t *testing.T) {
 			return
 		}
 	}
-}
-
-// trustMarks gives the marks of a tree the form that counts without
-// "userxattr".
-func trustMarks(dir string) {
-	filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
-		if unix.Lremovexattr(path, "user.overlay.opaque") == nil {
-			unix.Lsetxattr(path, "trusted.overlay.opaque", []byte("y"), 0)
-		}
-		return nil
-	})
 }
 
 func randomRenames(r *rand.Rand, mnt string, n int) {

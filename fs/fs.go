@@ -147,7 +147,7 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if a.UID != nil && *a.UID == noID || a.GID != nil && *a.GID == noID {
 		return fuse.EINVAL // an id that our namespace does not have
 	}
-	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0
+	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0 || killsPriv(n, in)
 	if in.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = &unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
 		if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
@@ -164,6 +164,15 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		return status(err)
 	}
 	return f.attrOut(n, out)
+}
+
+// killsPriv reports whether a request that changes nothing is for set-id bits to
+// be dropped: chown(2) to -1 and -1, which of a regular file is known by its
+// ctime, or fallocate(2) and writing by one who may not keep them. Otherwise it
+// is for capabilities alone, which the upper's file system drops at the write.
+func killsPriv(n *union.Node, in *fuse.SetAttrIn) bool {
+	const changes = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	return in.Valid&changes == 0 && (n.Type() != unix.S_IFREG || in.Valid&fuse.FATTR_CTIME != 0 || in.Caller.Uid != 0)
 }
 
 func (f *fileSystem) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {

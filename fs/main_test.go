@@ -40,6 +40,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if c := os.Getenv(workerEnv); c != "" {
+		if err := work(c); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Geteuid() == 0 && !usertest.Active() {
 		ownMounts()
 	}
@@ -52,7 +59,7 @@ func TestMain(m *testing.M) {
 func ownMounts() {
 	const env = "PLASH_FS_TEST_OWN_MOUNTS"
 	if os.Getenv(env) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 			fmt.Println("mounts cannot be made private:", err)
 			os.Exit(1)
 		}
@@ -123,6 +130,7 @@ type stack struct {
 	upper  string   // "" if read-only
 	mnt    string
 	change func(c *serveConfig) // what is not as usual, or nil
+	prefix string               // of overlayfs's attributes in the layers
 	server *exec.Cmd
 }
 
@@ -133,7 +141,7 @@ func newStack(t *testing.T, n int) *stack {
 		t.Skip("FUSE cannot be used here: ", err)
 	}
 	base := t.TempDir()
-	s := &stack{t: t, base: base, mnt: filepath.Join(base, "mnt"), upper: filepath.Join(base, "upper")}
+	s := &stack{t: t, base: base, mnt: filepath.Join(base, "mnt"), upper: filepath.Join(base, "upper"), prefix: "user.overlay."}
 	mkdirs(t, s.mnt, s.upper, filepath.Join(base, "work"))
 	for i := range n {
 		dir := filepath.Join(base, fmt.Sprint("lower", i))

@@ -356,6 +356,13 @@ var cases = map[string]func(r *run){
 			r.stat(f)
 		}
 	},
+	"suid goes with chown of nothing": func(r *run) {
+		for _, name := range []string{"file", "exe", "fifo", "dir/sub"} {
+			r.do("chmod", unix.Chmod(r.path(name), 0o6775))
+			r.do("chown", os.Lchown(r.path(name), -1, -1))
+			r.stat(name)
+		}
+	},
 	"suid goes with chown and write": func(r *run) {
 		r.do("chmod", unix.Chmod(r.path("exe"), 0o6755))
 		r.do("chown", os.Chown(r.path("exe"), 0, 0))

@@ -88,7 +88,8 @@ type SetAttr struct {
 	Size     *int64
 	Atime    *unix.Timespec // Nsec may be UTIME_NOW
 	Mtime    *unix.Timespec
-	// KillPriv: the size is changed by one who may not keep suid and sgid.
+	// KillPriv: the size is changed by one who may not keep suid and sgid; or,
+	// if nothing else is set, chown(2) to -1 and -1, which drops them, too.
 	KillPriv bool
 }
 
@@ -130,7 +131,8 @@ func (u *Union) Setattr(n *Node, a SetAttr) error {
 }
 
 func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
-	if a.UID == nil && a.GID == nil && a.Mode == nil {
+	chown := a.UID != nil || a.GID != nil || a == SetAttr{KillPriv: true}
+	if !chown && a.Mode == nil {
 		return nil
 	}
 	if u.overrides(n.typ) {
@@ -144,7 +146,7 @@ func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
 		}
 		return u.setOverride(r, st, a.UID, a.GID, a.Mode)
 	}
-	if a.UID != nil || a.GID != nil {
+	if chown {
 		uid, gid := -1, -1
 		if a.UID != nil {
 			uid = int(*a.UID)

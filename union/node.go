@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -258,7 +259,8 @@ func (u *Union) Forget(n *Node, count uint64) {
 	}
 	u.release(n)
 	if u.table.ids.remove(n) {
-		go u.tidy()
+		// The kernel forgets directories, and with them their listings, last.
+		time.AfterFunc(time.Second, u.tidy)
 	}
 }
 

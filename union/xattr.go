@@ -82,8 +82,10 @@ func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
 
 // Removexattr is removexattr(2), after n's copy-up if it has the attribute.
 func (u *Union) Removexattr(n *Node, name string) error {
-	if _, err := u.Getxattr(n, name, nil); err != nil {
-		return err
+	if !n.inUpper(u) {
+		if _, err := u.Getxattr(n, name, nil); err != nil {
+			return err
+		}
 	}
 	return u.changeXattr(n, name, func(r ref, stored string) error {
 		if r.name == "" {

@@ -397,6 +397,12 @@ func TestInodeNumbersLast(t *testing.T) {
 	}
 	check("after a remount")
 	s.unmount()
+	s.kernelMountWith("redirect_dir=on", s.upper, filepath.Join(s.base, "work"), s.mnt)
+	dump(t, s.mnt)
+	unix.Unmount(s.mnt, 0)
+	s.mount()
+	check("after the kernel had it")
+	s.unmount()
 
 	copied := filepath.Join(s.base, "copy")
 	if out, err := exec.Command("cp", "-a", s.upper, copied).CombinedOutput(); err != nil {

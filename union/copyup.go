@@ -129,7 +129,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 		}
 		up = &layerDir{layer: u.upper, parent: parent, name: name}
 		if parent != nil {
-			u.noteImpure(parent)
+			u.noteOrigin(parent)
 		}
 		u.origins.set(now.Ino, n.ino, saved)
 		u.rekey(n, u.keyOf(u.upper, &now), false)
@@ -237,7 +237,7 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 			return err
 		}
 		if parent != nil {
-			u.noteImpure(parent)
+			u.noteOrigin(parent)
 		}
 		u.rekey(n, u.keyOf(u.upper, &now), others > 0)
 		n.layer, n.links = u.upper, others
@@ -634,7 +634,7 @@ func (u *Union) separate(n *Node) error {
 		up.mu.Lock()
 		parent := up.parent
 		up.mu.Unlock()
-		u.noteImpure(parent)
+		u.noteOrigin(parent)
 	}
 	u.origins.set(st.Ino, n.ino, saved)
 	n.dir.lowers.Store(&[]*layerDir{})

@@ -12,9 +12,8 @@ import (
 // The marks of overlayfs, https://docs.kernel.org/filesystems/overlayfs.html:
 // a whiteout is a character device 0:0, or, in a directory whose opaque
 // attribute is "x", an empty file with the whiteout attribute; an opaque
-// directory has the opaque attribute "y"; a directory that was renamed says in
-// its redirect attribute where the layers below have it; and one with the
-// impure attribute holds objects that keep the inode number of a lower one.
+// directory has the opaque attribute "y"; and a directory that was renamed says
+// in its redirect attribute where the layers below have it.
 // With "userxattr" the attributes' prefix is "user.overlay.", else
 // "trusted.overlay.", which only real root can read and write. We write the
 // former, and both where redirects are written, which the kernel follows
@@ -25,7 +24,6 @@ const (
 	opaqueAttr    = "opaque"
 	whiteoutAttr  = "whiteout"
 	redirectAttr  = "redirect"
-	impureAttr    = "impure"
 	metacopyAttr  = "metacopy"
 	fuseOpaque    = "user.fuseoverlayfs.opaque"
 )
@@ -34,7 +32,11 @@ const (
 // They are hints: an upper without them is as good.
 const (
 	originAttr = "plash.origin" // see origins
-	formatAttr = "plash.format" // of a layer's root: names with ".wh." in it mean nothing
+	// originsAttr is of a directory that holds objects with an origin. The
+	// kernel's own mark for that, impure, it removes where it finds no origins
+	// of its own.
+	originsAttr = "plash.origins"
+	formatAttr  = "plash.format" // of a layer's root: names with ".wh." in it mean nothing
 )
 
 // What a layerDir's marks say.
@@ -43,7 +45,7 @@ const (
 	markOpaque
 	markXWhiteouts // whiteouts in here are empty files with an attribute
 	markRedirect
-	markImpure
+	markOrigins
 	markDots // whiteouts in here are names with ".wh." before them
 )
 
@@ -127,8 +129,8 @@ func (d *layerDir) readMarks(u *Union) uint32 {
 			}
 		case redirectAttr:
 			m |= markRedirect
-		case impureAttr:
-			m |= markImpure
+		case originsAttr:
+			m |= markOrigins
 		}
 	}
 	if d.layer.dots {
@@ -187,7 +189,7 @@ func (u *Union) setMark(d *layerDir, mark uint32, name, value string) error {
 	}
 	defer h.unpin()
 	write := u.writeMark
-	if mark == markImpure {
+	if mark == markOrigins {
 		write = u.writeHint
 	}
 	if err := write(fdPath(h.fd), name, value); err != nil {

@@ -12,8 +12,8 @@ import (
 // before it was copied up, so that st_ino stays the same. It is also kept in an
 // attribute of the object, "INO DEV LOWERINO", which counts for the object with
 // this number only, so not for a copy, and while a layer lies on that device.
-// The directory that holds the object is marked impure, as the kernel does it,
-// so that others need not be asked.
+// The directory that holds the object is marked, so that those in others need
+// not be asked.
 type origins struct {
 	m sync.Map // upper inode → origin
 	// stored: some objects have an attribute that is not remembered here.
@@ -64,22 +64,22 @@ func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key)
 	return unix.Lsetxattr(dst.path(), prefix+originAttr, value, 0) == nil
 }
 
-// noteImpure marks directory d of the upper as one that holds an object with
+// noteOrigin marks directory d of the upper as one that holds an object with
 // an origin.
-func (u *Union) noteImpure(d *layerDir) { u.setMark(d, markImpure, impureAttr, "y") }
+func (u *Union) noteOrigin(d *layerDir) { u.setMark(d, markOrigins, originsAttr, "y") }
 
 // moved marks d if the object with this number, which comes into it, has an
 // origin.
 func (u *Union) moved(d *layerDir, upper uint64) {
 	if _, ok := u.origins.get(upper); ok {
-		u.noteImpure(d)
+		u.noteOrigin(d)
 	}
 }
 
 // storedOrigin returns the number that is noted at name in d, the object with
 // number upper.
 func (u *Union) storedOrigin(d *layerDir, name string, upper uint64) (uint64, bool) {
-	if !u.origins.stored.Load() || d.layer != u.upper || d.mark(u)&markImpure == 0 {
+	if !u.origins.stored.Load() || d.layer != u.upper || d.mark(u)&markOrigins == 0 {
 		return 0, false
 	}
 	h, err := d.pin(u)

@@ -372,9 +372,9 @@ func TestInodeNumbersLast(t *testing.T) {
 		fmt.Sscan(f[slices.Index(f, filepath.Base(name))-1], &n)
 		return n
 	}
-	was := map[string]uint64{"a": ino("a"), "to/moved": ino("b"), "linked": ino("dir/c"), "dir2": ino("dir"), "dir2/sub/d": ino("dir/sub/d")}
+	was := map[string]uint64{"a": ino("a"), "to/moved": ino("b"), "new/linked": ino("dir/c"), "dir2": ino("dir"), "dir2/sub/d": ino("dir/sub/d")}
 	for _, err := range []error{
-		os.Chmod(s.path("a"), 0o600), os.Rename(s.path("b"), s.path("to/moved")), os.Link(s.path("dir/c"), s.path("linked")),
+		os.Chmod(s.path("a"), 0o600), os.Rename(s.path("b"), s.path("to/moved")), os.Mkdir(s.path("new"), 0o755), os.Link(s.path("dir/c"), s.path("new/linked")),
 		os.Rename(s.path("dir"), s.path("dir2")),
 	} {
 		if err != nil {
@@ -397,7 +397,7 @@ func TestInodeNumbersLast(t *testing.T) {
 	}
 	check("after a remount")
 	s.unmount()
-	s.kernelMountWith("redirect_dir=on", s.upper, filepath.Join(s.base, "work"), s.mnt)
+	s.kernelMount(s.upper, filepath.Join(s.base, "work"), s.mnt)
 	dump(t, s.mnt)
 	unix.Unmount(s.mnt, 0)
 	s.mount()

@@ -3,6 +3,8 @@ package fs
 import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"plash/union"
 )
 
 // openRequests is how many OPENs are answered where Options.Opens is set. They
@@ -150,7 +152,16 @@ func (f *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 		return s
 	}
 	f.ids.aclIn(name, data)
-	return status(f.u.Setxattr(f.node(in.NodeId), name, data, int(in.Flags)))
+	n := f.node(in.NodeId)
+	if err := f.u.Setxattr(n, name, data, int(in.Flags)); err != nil || in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
+		return status(err)
+	}
+	var st unix.Stat_t
+	if err := f.u.Getattr(n, &st); err != nil {
+		return status(err)
+	}
+	mode := st.Mode &^ unix.S_ISGID
+	return status(f.u.Setattr(n, union.SetAttr{Mode: &mode}))
 }
 
 func (f *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {

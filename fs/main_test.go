@@ -151,6 +151,16 @@ func newStack(t *testing.T, n int) *stack {
 	return s
 }
 
+// letUsersIn lets other users pass through the stack's own directories.
+func (s *stack) letUsersIn() {
+	s.t.Helper()
+	for _, dir := range []string{s.base, filepath.Dir(s.base)} {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
 func mkdirs(t *testing.T, dirs ...string) {
 	t.Helper()
 	for _, dir := range dirs {

@@ -116,11 +116,7 @@ func newSide(t *testing.T, seed uint64, kernel bool) *side {
 	if seed%2 == 0 {
 		s.opts, s.prefix = "redirect_dir=on", "trusted.overlay."
 	}
-	for _, dir := range []string{s.base, filepath.Dir(s.base)} { // other users must get through
-		if err := os.Chmod(dir, 0o711); err != nil {
-			t.Fatal(err)
-		}
-	}
+	s.letUsersIn()
 	s.randomLayers(seed)
 	s.change = func(c *serveConfig) {
 		c.Redirect = seed%2 == 0

@@ -812,3 +812,28 @@ func TestLikeTheKernel(t *testing.T) {
 		t.Run(name, func(t *testing.T) { compare(t, base, ops) })
 	}
 }
+
+// TestACLDropsSetGID: who sets an ACL on a file of a group that he is not in
+// takes its set-gid bit away.
+func TestACLDropsSetGID(t *testing.T) {
+	realRootOnly(t)
+	s := newStack(t, 1)
+	fill(t, s.lowers[0], tree("dir/"))
+	low := filepath.Join(s.lowers[0], "dir")
+	if err := os.Chown(low, 1000, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Chmod(low, 0o2775); err != nil {
+		t.Fatal(err)
+	}
+	s.letUsersIn()
+	s.mount()
+	cmd := exec.Command("setfacl", "-m", "u:1001:r", s.path("dir"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if st, err := os.Stat(s.path("dir")); err != nil || st.Mode()&os.ModeSetgid != 0 || st.Mode().Perm() != 0o775 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+}

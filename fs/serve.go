@@ -120,7 +120,7 @@ func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 		DisableSplice:        true,
 		// READDIRPLUS only where the kernel sees names being looked up: listing
 		// names alone is nine times faster without.
-		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | capHandleKillV2,
+		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | capHandleKillV2,
 		// Only we change what is mounted. (A live layer's changed file comes
 		// back from LOOKUP as another node.)
 		ExplicitDataCacheControl: true,

@@ -228,8 +228,7 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 	saved := u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.typ, now.Ino, st.Dev, n.key)
 	u.origins.set(now.Ino, n.ino, saved)
 	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
-		// Names that are left in the lower layers: st counts none removed.
-		others := int32(st.Nlink)
+		others := u.namesBelow(n)
 		if fd >= 0 {
 			others--
 		}
@@ -254,6 +253,21 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		u.unlinkWork(tmp)
 	}
 	return err
+}
+
+// namesBelow returns how many names of the lower object n are left. The caller
+// holds n.loc.
+func (u *Union) namesBelow(n *Node) int32 {
+	r, err := u.refLocked(n)
+	if err != nil {
+		return 0
+	}
+	defer r.done()
+	var st unix.Stat_t
+	if err := r.stat(&st); err != nil {
+		return 0
+	}
+	return int32(st.Nlink) + n.links
 }
 
 // place moves the copy tmp to where n is. If n has no name it is held open
@@ -534,7 +548,7 @@ func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
 		n.parked = ""
 		n.links++
 	}
-	n.parent, n.name, n.gone = dir, name, false
+	u.putAt(n, dir, name)
 	return nil
 }
 

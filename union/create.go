@@ -345,6 +345,7 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 		return nil, nil, err
 	}
 	u.origins.drop(st.Ino)
+	dir.refs.Add(1)
 	n := &Node{typ: unix.S_IFREG, key: u.keyOf(u.upper, &st), parent: dir, gone: true, layer: u.upper, held: fd}
 	n.ino = u.shownIno(u.upper, &st)
 	n.refs.Store(1)
@@ -424,7 +425,7 @@ func (u *Union) link(n, dir *Node, name string) error {
 		return err
 	}
 	u.moved(up, n.key.ino)
-	n.parent, n.name, n.gone = dir, name, false
+	u.putAt(n, dir, name)
 	if n.held >= 0 {
 		u.letGo(n)
 	}

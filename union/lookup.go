@@ -166,6 +166,7 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 	if n == nil {
 		n = u.newNode(dir, name, k, h)
 		if other := u.table.add(k, n); other != n {
+			u.Forget(dir, 1) // n's
 			n = other
 		} else {
 			u.table.ids.add(n)
@@ -182,6 +183,7 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 	n := &Node{typ: h.st.Mode & unix.S_IFMT, key: k, parent: dir, name: name, layer: h.in.layer, held: -1}
 	n.refs.Store(1)
+	dir.refs.Add(1)
 	if h.dirs != nil {
 		n.dir = newDirState(h.dirs)
 		n.dir.redirect = h.redirect
@@ -201,23 +203,23 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 	if n.dir != nil {
 		n.loc.Lock()
-		n.parent, n.name = dir, name
+		u.putAt(n, dir, name)
 		n.loc.Unlock()
 		return nil
 	}
 	n.loc.RLock()
 	same := n.parent == dir && n.name == name && !n.gone
-	lower := n.layer != u.upper
 	n.loc.RUnlock()
 	if same {
 		return nil
 	}
-	if !lower && h.in.layer != u.upper {
+	n.loc.Lock()
+	if n.layer == u.upper && h.in.layer != u.upper {
+		n.loc.Unlock()
 		return u.linkUpper(n, dir, name)
 	}
-	n.loc.Lock()
 	defer n.loc.Unlock()
-	n.parent, n.name, n.gone = dir, name, false
+	u.putAt(n, dir, name)
 	if n.layer.live { // its other name may have vanished
 		n.ldir, n.lname = h.in, name
 	}

@@ -23,7 +23,7 @@ type Node struct {
 	loc    sync.RWMutex // guards what follows
 	key    key
 	low    key    // key of the lower object it was copied up from, if any
-	parent *Node  // where it is in the merged tree …
+	parent *Node  // where it is in the merged tree, see putAt …
 	name   string // … and lies in the upper, if it is an upper object
 	gone   bool   // has no name (that we know of) any more
 	layer  *layer
@@ -262,6 +262,20 @@ func (u *Union) Forget(n *Node, count uint64) {
 		// The kernel forgets directories, and with them their listings, last.
 		time.AfterFunc(time.Second, u.tidy)
 	}
+	u.Forget(n.parent, 1)
+}
+
+// putAt notes that n is found as name in dir. The caller holds n.loc and has a
+// lookup of dir. A node keeps a lookup of its directory: that of a file with
+// several names may otherwise be forgotten first, come back as another node, and
+// be moved or emptied without this one hearing of it.
+func (u *Union) putAt(n, dir *Node, name string) {
+	if old := n.parent; old != dir {
+		dir.refs.Add(1)
+		n.parent = dir
+		u.Forget(old, 1)
+	}
+	n.name, n.gone = name, false
 }
 
 // tidy gives memory back to the system after most nodes have been forgotten:

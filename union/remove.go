@@ -89,6 +89,12 @@ func (u *Union) checkEmpty(h *hit) error {
 func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error {
 	n := u.table.get(u.keyOf(h.in.layer, &h.st))
 	if n == nil {
+		if h.in.layer != u.upper {
+			// A write may have copied it up since it was found.
+			if now, err := u.find(dir.dir, name); err == nil && now.in.layer == u.upper {
+				return u.unname(&now, dir, name, take)
+			}
+		}
 		err := take()
 		if err == nil && h.in.layer == u.upper && h.st.Nlink == 1 {
 			u.origins.drop(h.st.Ino)

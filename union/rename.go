@@ -235,8 +235,8 @@ func (m *move) relocate(a, b *side, act func() error) error {
 	} else if err := act(); err != nil {
 		return err
 	}
-	n.parent, n.name = b.dir, b.name
 	u := m.u
+	u.putAt(n, b.dir, b.name)
 	if a.dir != b.dir {
 		u.moved(b.up, n.key.ino)
 	}

@@ -18,6 +18,9 @@ test:
 	sh tests/setup.sh
 	go vet ./...
 	go test -timeout 30m ./...
+	if command -v cc >/dev/null; then \
+		CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race ./union ./fs; \
+	else echo "no C compiler: data races are not looked for" >&2; fi
 
 SEED = 0
 STEPS = 100000

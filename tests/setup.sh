@@ -36,12 +36,14 @@ git git
 gpg gpg
 gpg-agent gpg-agent
 gpgv gpgv
+cc gcc
 END
 # Not by their programs: a busybox with libraries does not run in an empty
 # root, and debootstrap checks signatures only if it has the keys.
 if busybox=$(command -v busybox) && ldd "$busybox" >/dev/null 2>&1; then
 	missing="$missing busybox-static"
 fi
+[ -e /usr/include/stdlib.h ] || missing="$missing libc6-dev" # for the race detector
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing="$missing debian-archive-keyring"
 if [ -n "$missing" ]; then
 	if command -v apt-get >/dev/null; then

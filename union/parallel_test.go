@@ -77,10 +77,16 @@ type client struct {
 func (c *client) lookup(dir *Node, name string) (*Node, error) {
 	c.names.RLock()
 	defer c.names.RUnlock()
-	if dir.gone {
+	if isGone(dir) {
 		return nil, unix.ENOENT
 	}
 	return c.u.Lookup(dir, name)
+}
+
+func isGone(n *Node) bool {
+	n.loc.RLock()
+	defer n.loc.RUnlock()
+	return n.gone
 }
 
 // change calls f, which changes names in directories, unless one of them is
@@ -89,7 +95,7 @@ func (c *client) change(what string, f func() error, dirs ...*Node) {
 	c.names.Lock()
 	defer c.names.Unlock()
 	for _, n := range dirs {
-		if n.gone {
+		if isGone(n) {
 			return
 		}
 	}

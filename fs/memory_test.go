@@ -1,0 +1,83 @@
+package fs_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestMemoryGivenBack: what the server needs for files that have been looked at
+// and changed it gives back when the kernel forgets them, and it never has more
+// descriptors than it may.
+func TestMemoryGivenBack(t *testing.T) {
+	realRootOnly(t)
+	s := newStack(t, 1)
+	const dirs, files = 40, 1000
+	for i := range dirs {
+		dir := filepath.Join(s.lowers[0], fmt.Sprint(i))
+		mkdirs(t, dir)
+		for k := range files {
+			if err := unix.Mknod(filepath.Join(dir, fmt.Sprint("file", k)), unix.S_IFREG|0o644, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.mount()
+	pid := s.server.Process.Pid
+	limit := unix.Rlimit{Cur: 1024, Max: 1024}
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	names(t, s.mnt)
+	start, _ := footprint(t, pid)
+	for i := range dirs {
+		for k := range files {
+			var st unix.Stat_t
+			path := s.path(fmt.Sprint(i, "/file", k))
+			if err := unix.Lstat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			if k%50 == 0 {
+				if err := unix.Chmod(path, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	peak, _ := footprint(t, pid)
+	if peak < start+5<<10 {
+		t.Fatalf("%d kB for %d files, after %d kB for none: the test proves nothing", peak, dirs*files, start)
+	}
+	var end, fds int
+	for range 50 { // the kernel forgets in its own time
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+			t.Skip(err)
+		}
+		time.Sleep(200 * time.Millisecond)
+		if end < start+3<<10 && fds < 30 {
+			return
+		}
+	}
+	t.Errorf("%d kB and %d descriptors, of %d kB at the start and %d kB with %d files", end, fds, start, peak, dirs*files)
+}
+
+// footprint returns a process's own memory in kB, and its descriptors.
+func footprint(t *testing.T, pid int) (kB, fds int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	fmt.Sscan(rest, &kB)
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kB, len(open)
+}

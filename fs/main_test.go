@@ -29,7 +29,8 @@ type serveConfig struct {
 	union.Config
 	Mountpoint string
 	Serve      fs.Options
-	NoResource bool // give CAP_SYS_RESOURCE up
+	NoResource bool          // give CAP_SYS_RESOURCE up
+	NoMknod    syscall.Errno // how mknod(2) refuses character devices, or 0
 }
 
 func TestMain(m *testing.M) {
@@ -83,6 +84,11 @@ func serve(text string) error {
 	var c serveConfig
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
 		return err
+	}
+	if c.NoMknod != 0 {
+		if err := refuseMknod(c.NoMknod); err != nil {
+			return err
+		}
 	}
 	u, err := union.New(c.Config)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"plash/internal/errs"
 	"plash/internal/tree"
+	"plash/union"
 )
 
 // Stack makes a new image: parent with dir as its top layer. It runs as its
@@ -39,6 +40,9 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 	}
 	defer tmp.Remove()
 	if sameFS(dir, node) {
+		if err := union.Seal(dir); err != nil {
+			return 0, err
+		}
 		if err := syncFS(node); err != nil {
 			return 0, err
 		}
@@ -56,6 +60,9 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 		}
 	}
 	if err := tree.Copy(dir, root(node)); err != nil {
+		return 0, err
+	}
+	if err := union.Seal(root(node)); err != nil {
 		return 0, err
 	}
 	if err := syncFS(node); err != nil {

@@ -309,6 +309,41 @@ func TestStackFromOtherFileSystem(t *testing.T) {
 	}
 }
 
+// TestStackSeals: whiteouts that had to be files become devices, also in a
+// directory that is copied into the store.
+func TestStackSeals(t *testing.T) {
+	for _, base := range []string{t.TempDir(), "/dev/shm"} {
+		s := newStore(t)
+		dir, err := os.MkdirTemp(base, "plash-test-")
+		if err != nil {
+			t.Skip(err)
+		}
+		defer os.RemoveAll(dir)
+		must(t, os.MkdirAll(filepath.Join(dir, "d"), 0755))
+		for _, name := range []string{"d/gone", "d/file"} {
+			must(t, os.WriteFile(filepath.Join(dir, name), nil, 0600))
+		}
+		for name, attr := range map[string]string{"": "plash.files", "d": "opaque", "d/gone": "whiteout"} {
+			if err := unix.Setxattr(filepath.Join(dir, name), "user.overlay."+attr, []byte("x"), 0); err != nil {
+				t.Skip(err)
+			}
+		}
+		id, err := s.Stack(0, dir)
+		must(t, err)
+		node, err := s.NodePath(id)
+		must(t, err)
+		var st unix.Stat_t
+		must(t, unix.Lstat(filepath.Join(node, "_data/root/d/gone"), &st))
+		if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+			t.Errorf("from %s: a whiteout of mode %o, device %d", base, st.Mode, st.Rdev)
+		}
+		must(t, unix.Lstat(filepath.Join(node, "_data/root/d/file"), &st))
+		if st.Mode&unix.S_IFMT != unix.S_IFREG {
+			t.Errorf("from %s: a file became mode %o", base, st.Mode)
+		}
+	}
+}
+
 func TestStackWhatItsOwnerMayNotWrite(t *testing.T) {
 	s := newStore(t)
 	dir := layerDir(t, "", "f")

@@ -37,6 +37,7 @@ const (
 	// of its own.
 	originsAttr = "plash.origins"
 	formatAttr  = "plash.format" // of a layer's root: names with ".wh." in it mean nothing
+	filesAttr   = "plash.files"  // of a layer's root: some whiteouts are files, see Seal
 )
 
 // What a layerDir's marks say.

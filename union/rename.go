@@ -272,7 +272,7 @@ func (m *move) renameAway(from, to string) error {
 	}
 	if !m.whiteoutFiles() {
 		err := unix.Renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_WHITEOUT)
-		if err != unix.EINVAL && err != unix.EPERM {
+		if !refused(err) {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ type whiteouts struct {
 	mu    sync.Mutex
 	donor string // a whiteout in the work directory of which others are links
 	files bool   // mknod(2) is refused here: write them as empty files
+	noted bool   // the upper's root says that there are such files
 }
 
 func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
@@ -86,16 +87,19 @@ func (u *Union) newWhiteout(d *layerDir) (string, error) {
 	}
 	if !u.white.files {
 		donor := u.tmpName()
-		if err := u.mknodWhiteout(donor); err == nil {
+		if err := mknodWhiteout(u.workFD(), donor); err == nil {
 			if err := unix.Linkat(u.workFD(), donor, u.workFD(), name, 0); err == nil {
 				u.white.donor = donor
 				return name, nil
 			}
 			return donor, nil
-		} else if err != unix.EPERM {
+		} else if !refused(err) {
 			return "", err
 		}
 		u.white.files = true
+	}
+	if err := u.noteFiles(); err != nil {
+		return "", err
 	}
 	if err := u.markXWhiteouts(d); err != nil {
 		return "", err
@@ -114,18 +118,47 @@ func (u *Union) newWhiteout(d *layerDir) (string, error) {
 
 // mknodWhiteout makes a device 0:0. Some file systems make a plain file of it
 // without a word (fuse-overlayfs issue 476): that counts as refused.
-func (u *Union) mknodWhiteout(name string) error {
-	if err := unix.Mknodat(u.workFD(), name, unix.S_IFCHR, 0); err != nil {
+func mknodWhiteout(dir int, name string) error {
+	if err := unix.Mknodat(dir, name, unix.S_IFCHR, 0); err != nil {
 		return err
 	}
 	var st unix.Stat_t
-	if err := fstatat(u.workFD(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
-		u.unlinkWork(name)
+		unix.Unlinkat(dir, name, 0)
 		return unix.EPERM
 	}
+	return nil
+}
+
+// refused reports whether err says that devices can never be made here: by the
+// file system (EPERM, EINVAL, EOPNOTSUPP), a security module (EACCES), or a
+// seccomp filter, which may answer what it likes. A full disk is not among them.
+func refused(err error) bool {
+	switch err {
+	case unix.EPERM, unix.EACCES, unix.EINVAL, unix.ENOSYS, unix.EOPNOTSUPP:
+		return true
+	}
+	return false
+}
+
+// noteFiles notes for Seal that there are whiteouts that are files. white.mu is
+// held.
+func (u *Union) noteFiles() error {
+	if u.white.noted {
+		return nil
+	}
+	root, err := u.upper.root.pin(u)
+	if err != nil {
+		return err
+	}
+	defer root.unpin()
+	if err := u.writeHint(fdPath(root.fd), filesAttr, "1"); err != nil {
+		return err
+	}
+	u.white.noted = true
 	return nil
 }
 

@@ -31,6 +31,7 @@ type serveConfig struct {
 	Serve      fs.Options
 	NoResource bool          // give CAP_SYS_RESOURCE up
 	NoMknod    syscall.Errno // how mknod(2) refuses character devices, or 0
+	Watched    bool          // let the test watch system calls, see stack.onCall
 }
 
 func TestMain(m *testing.M) {
@@ -90,6 +91,13 @@ func serve(text string) error {
 			return err
 		}
 	}
+	if c.Watched {
+		fd, err := letWatch()
+		if err != nil {
+			return err
+		}
+		fmt.Println("listener", fd)
+	}
 	u, err := union.New(c.Config)
 	if err != nil {
 		return err
@@ -137,6 +145,9 @@ type stack struct {
 	mnt    string
 	change func(c *serveConfig) // what is not as usual, or nil
 	prefix string               // of overlayfs's attributes in the layers
+	// onCall is called before each of the server's watchedCalls; it kills the
+	// server and returns false if this one is not to be made. Or nil.
+	onCall func(c *watchedCall) bool
 	server *exec.Cmd
 }
 
@@ -179,6 +190,12 @@ func mkdirs(t *testing.T, dirs ...string) {
 // mount mounts the stack until the test ends or unmount is called.
 func (s *stack) mount() *stack {
 	s.t.Helper()
+	s.start(s.config())
+	return s
+}
+
+// config is what the stack's server is told.
+func (s *stack) config() serveConfig {
 	c := serveConfig{Mountpoint: s.mnt}
 	for _, l := range s.lowers {
 		c.Lowers = append(c.Lowers, union.Layer{Path: l})
@@ -189,12 +206,20 @@ func (s *stack) mount() *stack {
 	if s.change != nil {
 		s.change(&c)
 	}
-	s.start(c)
-	return s
+	return c
 }
 
 func (s *stack) start(c serveConfig) {
 	s.t.Helper()
+	if line := s.launch(c); line != "mounted\n" {
+		s.t.Fatalf("server: %q", strings.TrimSpace(line))
+	}
+}
+
+// launch starts a server and returns what it says.
+func (s *stack) launch(c serveConfig) string {
+	s.t.Helper()
+	c.Watched = s.onCall != nil
 	text, err := json.Marshal(c)
 	if err != nil {
 		s.t.Fatal(err)
@@ -210,11 +235,18 @@ func (s *stack) start(c serveConfig) {
 	if err := s.server.Start(); err != nil {
 		s.t.Fatal(err)
 	}
-	line, _ := bufio.NewReader(out).ReadString('\n')
 	s.t.Cleanup(s.unmount)
-	if line != "mounted\n" {
-		s.t.Fatalf("server: %q", strings.TrimSpace(line))
+	says := bufio.NewReader(out)
+	line, _ := says.ReadString('\n')
+	var listener int
+	if n, _ := fmt.Sscanf(line, "listener %d", &listener); n == 0 {
+		return line
 	}
+	if err := watch(s.server.Process.Pid, listener, s.onCall); err != nil {
+		s.t.Skipf("system calls cannot be watched here: %v", err)
+	}
+	line, _ = says.ReadString('\n')
+	return line
 }
 
 // unmount ends the mount and waits for the server's end.

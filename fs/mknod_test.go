@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -17,42 +15,6 @@ import (
 
 // Where devices cannot be made: what a seccomp filter, a security module or a
 // file system answers to mknod(2) instead.
-
-// refuseMknod makes all attempts of this process to make a character device
-// fail with errno, by a seccomp filter; seccomp(2), linux/filter.h.
-func refuseMknod(errno syscall.Errno) error {
-	arch := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}[runtime.GOARCH]
-	if arch == 0 {
-		return fmt.Errorf("no filter is written for %s", runtime.GOARCH)
-	}
-	// Offsets in struct seccomp_data.
-	const nr, archAt, args = 0, 4, 16
-	load := func(at uint32) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at}
-	}
-	equal := func(k uint32, yes, no uint8) unix.SockFilter {
-		return unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: k, Jt: yes, Jf: no}
-	}
-	answer := func(k uint32) unix.SockFilter { return unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: k} }
-	allow := answer(unix.SECCOMP_RET_ALLOW)
-	prog := []unix.SockFilter{load(archAt), equal(arch, 1, 0), allow}
-	calls := map[uint32]uint32{unix.SYS_MKNODAT: 2} // and which argument is the mode
-	if runtime.GOARCH == "amd64" {
-		calls[133] = 1 // SYS_MKNOD, which arm64 does not have
-	}
-	for call, mode := range calls {
-		prog = append(prog, load(nr), equal(call, 0, 4),
-			load(args+8*mode), unix.SockFilter{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: unix.S_IFMT},
-			equal(unix.S_IFCHR, 0, 1), answer(unix.SECCOMP_RET_ERRNO|uint32(errno)))
-	}
-	prog = append(prog, allow)
-	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	_, _, e := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
-	if e != 0 {
-		return fmt.Errorf("seccomp: %w", e)
-	}
-	return nil
-}
 
 // mknodCase is a stack in which every kind of change leaves whiteouts.
 func mknodCase(t *testing.T, errno syscall.Errno) (*stack, []error) {

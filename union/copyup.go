@@ -598,7 +598,8 @@ func (u *Union) copyUpTree(n *Node) error {
 }
 
 // separate makes a directory opaque all of whose visible content lies in the
-// upper, and removes the whiteouts that it then needs no more.
+// upper, and removes the whiteouts that it then needs no more. The caller holds
+// n.dir.mu.
 func (u *Union) separate(n *Node) error {
 	up := n.dir.upper.Load()
 	h, err := up.pin(u)
@@ -606,44 +607,20 @@ func (u *Union) separate(n *Node) error {
 		return err
 	}
 	defer h.unpin()
-	var whites []string
-	err = u.keepTimes(up, func(int) error {
-		fd, err := u.openat(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		err = readDirFD(fd, func(e rawDirent) bool {
-			var st unix.Stat_t
-			if e.typ != unix.S_IFDIR && up.lstat(u, e.name, &st) == nil && u.isWhiteout(up, e.name, &st) {
-				whites = append(whites, e.name)
-			}
-			return true
-		})
-		if err != nil {
-			return err
-		}
-		if err := u.setOpaque(up); err != nil {
-			return err
-		}
-		for _, name := range whites {
-			if err := unix.Unlinkat(fd, name, 0); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err = u.keepTimes(up, func(int) error { return u.dropWhiteouts(up, h.fd) })
 	if err != nil {
 		return err
 	}
-	var st unix.Stat_t
+	lowers := *n.dir.lowers.Load()
+	if len(lowers) == 0 {
+		return nil
+	}
+	var st, was unix.Stat_t
 	if err := fstat(h.fd, &st); err != nil {
 		return err
 	}
-	low := (*n.dir.lowers.Load())[0]
-	var was unix.Stat_t
 	saved := false
-	if low.stat(u, &was) == nil {
+	if lowers[0].stat(u, &was) == nil {
 		saved = u.saveOrigin(ref{fd: h.fd}, n.typ, st.Ino, was.Dev, key{ino: was.Ino})
 		up.mu.Lock()
 		parent := up.parent
@@ -653,4 +630,38 @@ func (u *Union) separate(n *Node) error {
 	u.origins.set(st.Ino, n.ino, saved)
 	n.dir.lowers.Store(&[]*layerDir{})
 	return nil
+}
+
+// dropWhiteouts makes d opaque and removes the whiteouts in it.
+func (u *Union) dropWhiteouts(d *layerDir, fd int) error {
+	whites, err := u.whiteoutsIn(d, fd)
+	if err == nil && len(whites) > 0 {
+		err = u.mayHoldWhiteouts(fd)
+	}
+	if err == nil {
+		err = u.setOpaque(d)
+	}
+	for _, name := range whites {
+		if err == nil {
+			err = unix.Unlinkat(fd, name, 0)
+		}
+	}
+	return err
+}
+
+func (u *Union) whiteoutsIn(d *layerDir, dir int) ([]string, error) {
+	fd, err := u.openat(dir, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var whites []string
+	err = readDirFD(fd, func(e rawDirent) bool {
+		var st unix.Stat_t
+		if e.typ != unix.S_IFDIR && d.lstat(u, e.name, &st) == nil && u.isWhiteout(d, e.name, &st) {
+			whites = append(whites, e.name)
+		}
+		return true
+	})
+	return whites, err
 }

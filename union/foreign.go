@@ -1,6 +1,7 @@
 package union
 
 import (
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,10 @@ func (u *Union) adoptDir(d *layerDir) error {
 		}
 		return true
 	})
+	// An opaque directory needs no others.
+	if i := slices.Index(dots, dotOpaque); i > 0 {
+		dots[0], dots[i] = dots[i], dots[0]
+	}
 	for _, name := range dots {
 		if err == nil {
 			err = u.adoptWhiteout(d, h.fd, name)
@@ -119,6 +124,8 @@ func (u *Union) adoptWhiteout(d *layerDir, fd int, dot string) error {
 	switch {
 	case dot == dotOpaque:
 		err = u.setOpaque(d)
+	case err == unix.ENOENT && d.opaque(u):
+		err = nil
 	case err == unix.ENOENT:
 		err = u.putWhiteout(d, fd, name)
 	case err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR:

@@ -24,6 +24,7 @@ const (
 	opaqueAttr    = "opaque"
 	whiteoutAttr  = "whiteout"
 	redirectAttr  = "redirect"
+	kernelOrigin  = "origin"
 	metacopyAttr  = "metacopy"
 	fuseOpaque    = "user.fuseoverlayfs.opaque"
 )
@@ -176,6 +177,14 @@ func (u *Union) markXWhiteouts(d *layerDir) error {
 // marked as a whiteout in it says nothing any more.
 func (u *Union) setOpaque(d *layerDir) error {
 	return u.setMark(d, markOpaque, opaqueAttr, "y")
+}
+
+// mayHoldWhiteouts has the kernel look for whiteouts in the directory fd of the
+// upper although it merges nothing, should a crash leave some there; else it
+// lists them. It does so for a directory that was copied up: an empty value
+// stands for an unknown origin (ovl_get_inode in fs/overlayfs/inode.c).
+func (u *Union) mayHoldWhiteouts(fd int) error {
+	return u.writeMark(fdPath(fd), kernelOrigin, "")
 }
 
 // setMark marks d, a directory of the upper.

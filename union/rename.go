@@ -156,7 +156,22 @@ func (m *move) copyUp() error {
 			return err
 		}
 	}
+	if err := m.clear(); err != nil {
+		return err
+	}
 	return m.cover()
+}
+
+// clear removes the whiteouts from a directory that is to be replaced, so that
+// one rename can do it.
+func (m *move) clear() error {
+	n := m.to.node
+	if n == nil || n.dir == nil || m.exchange || !n.inUpper(m.u) {
+		return nil
+	}
+	n.dir.mu.Lock()
+	defer n.dir.mu.Unlock()
+	return m.u.separate(n)
 }
 
 // prepareDir makes it possible to rename directory n.
@@ -289,28 +304,28 @@ func (m *move) whiteoutFiles() bool {
 }
 
 // replaceByDir renames a directory to where the upper may have nothing, a
-// whiteout, or a directory that is empty but for whiteouts.
+// whiteout, or an empty directory.
 func (m *move) replaceByDir() error {
-	u, oldFD, newFD := m.u, m.from.pin.fd, m.to.pin.fd
+	oldFD, newFD := m.from.pin.fd, m.to.pin.fd
 	err := m.renameAway(m.from.name, m.to.name)
-	if err != unix.ENOTDIR && err != unix.ENOTEMPTY && err != unix.EEXIST {
-		return err
-	}
-	if err := unix.Renameat2(oldFD, m.from.name, newFD, m.to.name, unix.RENAME_EXCHANGE); err != nil {
+	if err != unix.ENOTDIR {
 		return err
 	}
 	var st unix.Stat_t
-	if err := fstatat(oldFD, m.from.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := fstatat(newFD, m.to.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	isDir := st.Mode&unix.S_IFMT == unix.S_IFDIR
-	switch {
-	case isDir && m.from.below:
-		return u.swapWhiteout(m.from.up, oldFD, m.from.name)
-	case isDir:
-		return u.discardDir(oldFD, m.from.name)
-	case m.from.below:
-		return u.markIfFile(m.from.up, &st)
+	// The whiteout comes to where the directory was.
+	if m.from.below {
+		err = m.u.markIfFile(m.from.up, &st)
+	} else {
+		err = m.u.mayHoldWhiteouts(oldFD)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Renameat2(oldFD, m.from.name, newFD, m.to.name, unix.RENAME_EXCHANGE); err != nil || m.from.below {
+		return err
 	}
 	return unix.Unlinkat(oldFD, m.from.name, 0)
 }

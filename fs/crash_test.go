@@ -1,0 +1,210 @@
+package fs_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
+)
+
+var crashAll = flag.Bool("crash.all", false, "kill the server before each of its system calls, not before some")
+
+// A change is one operation of a program that is done when it returns.
+type change struct {
+	name string
+	do   func(path func(string) string) error
+}
+
+// changes go through all by which the upper layer changes.
+var changes = []change{
+	{"chmod a lower file", on("file", func(p string) error { return os.Chmod(p, 0o640) })},
+	{"chown a lower directory", on("dir/sub", func(p string) error { return os.Chown(p, 3, 4) })},
+	{"write a lower file", on("big", func(p string) error { return writeSync(p, 0, "written") })},
+	{"truncate a lower file", on("deep/er/est/f", func(p string) error { return os.Truncate(p, 10) })},
+	{"write a lower hard link", on("hard1", func(p string) error { return writeSync(p, os.O_APPEND, "more") })},
+	{"look its other name up", on("hard2", func(p string) error { _, err := os.Stat(p); return err })},
+	{"set an attribute", on("deep/er/g", func(p string) error { return unix.Setxattr(p, "user.x", []byte("y"), 0) })},
+	{"rename a lower directory", from("ren", "moved")},
+	{"rename it back", from("moved", "ren")},
+	{"rename it away", from("ren", "moved")},
+	{"unlink a lower file", on("del/p", os.Remove)},
+	{"unlink another", on("del/q", os.Remove)},
+	{"rmdir a lower directory", on("del", os.Remove)},
+	{"mkdir over a whiteout", on("del", func(p string) error { return os.Mkdir(p, 0o750) })},
+	{"create", on("del/new", func(p string) error { return writeSync(p, os.O_CREATE|os.O_EXCL, "") })},
+	{"write", on("del/new", func(p string) error { return writeSync(p, 0, "new") })},
+	{"empty a directory", on("emp/e", os.Remove)},
+	{"rename a directory over one with whiteouts", from("moved", "emp")},
+	{"empty another directory", on("target/t", os.Remove)},
+	{"rename a lower directory over one with whiteouts", from("dir", "target")},
+	{"rename over a lower file", from("file", "over")},
+	{"rename a lower file over an upper one", from("plain", "over")},
+	{"create over a whiteout", on("file", func(p string) error { return writeSync(p, os.O_CREATE|os.O_EXCL, "") })},
+	{"link over a whiteout", func(path func(string) string) error { return os.Link(path("over"), path("plain")) }},
+	{"symlink over a whiteout", on("dir", func(p string) error { return os.Symlink("target", p) })},
+	{"unlink what lies over a lower directory", on("dir", os.Remove)},
+	{"rename a directory to a whiteout", from("target", "dir")},
+	{"rename a lower symlink", from("link", "link2")},
+	{"exchange a lower directory and a file", func(path func(string) string) error {
+		return unix.Renameat2(unix.AT_FDCWD, path("exch"), unix.AT_FDCWD, path("over"), unix.RENAME_EXCHANGE)
+	}},
+	{"mkdir", on("made", func(p string) error { return os.Mkdir(p, 0o755) })},
+	{"rename a lower file into it", from("deep/er/est/h", "made/h")},
+	{"mkdir in it", on("made/in", func(p string) error { return os.Mkdir(p, 0o755) })},
+	{"rename a directory up", from("made/in", "in")},
+	{"rmdir an upper directory", on("in", os.Remove)},
+	{"make a fifo", on("fifo", func(p string) error { return unix.Mkfifo(p, 0o600) })},
+	{"remove an attribute", on("deep/er/g", func(p string) error { return unix.Removexattr(p, "user.x") })},
+	{"unlink a hard link", on("hard1", os.Remove)},
+	{"unlink the other", on("hard2", os.Remove)},
+	{"rename over a whiteout", from("big", "hard1")},
+	{"rename a lower file", from("deep/er/g", "g")},
+	{"mkdir in a new directory", on("made/two", func(p string) error { return os.Mkdir(p, 0o755) })},
+	{"rename it to a whiteout", from("made/two", "ren")},
+	{"rename a lower directory into another", from("deep/er", "del/er")},
+}
+
+func on(name string, f func(path string) error) func(func(string) string) error {
+	return func(path func(string) string) error { return f(path(name)) }
+}
+
+func from(a, b string) func(func(string) string) error {
+	return func(path func(string) string) error { return unix.Rename(path(a), path(b)) }
+}
+
+func writeSync(path string, flags int, data string) error {
+	f, err := os.OpenFile(path, flags|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(data); err != nil || data == "" {
+		return err
+	}
+	return f.Sync()
+}
+
+func crashStack(t *testing.T) *stack {
+	s := newStack(t, 2)
+	fill(t, s.lowers[1], tree("file: text", "dir/a: 1", "dir/sub/b: 2", "hard1: shared", "hard2 = hard1", "ren/x: 3", "ren/sub/y: 4", "ren/z", "del/p", "del/q",
+		"emp/e", "emp/lower", "target/t", "over: o", "plain: p", "deep/er/est/f: "+strings.Repeat("f", 5000), "deep/er/est/h: h", "deep/er/g: g",
+		"big: "+strings.Repeat("0123456789abcdef", 20000), "link -> file", "exch/k: k"))
+	fill(t, s.lowers[0], tree("emp/", "dir/top: 5", "ren/top: 6"))
+	setTimes(t, s.lowers[1])
+	if err := os.Remove(filepath.Join(s.lowers[1], "emp/lower")); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+var mtime = regexp.MustCompile(` mtime .* UTC`)
+
+// state is the tree as it matters after a crash. Times may be new although
+// the change is not there yet: what copies up sets them back at last.
+func state(t *testing.T, root string) []string {
+	lines := dump(t, root)
+	for i := range lines {
+		lines[i] = mtime.ReplaceAllString(lines[i], "")
+	}
+	return lines
+}
+
+// TestCrash: a server that is killed before any of its system calls leaves an
+// upper layer in which all changes are that programs have been told of, and
+// the one under way wholly or not at all; for us and for the kernel.
+func TestCrash(t *testing.T) {
+	if usertest.Active() {
+		t.Skip("as root is enough")
+	}
+	states := make([][]string, len(changes)+1)
+	for k := range states {
+		s := crashStack(t)
+		s.mount()
+		var fs unix.Statfs_t
+		if err := unix.Statfs(s.mnt, &fs); err != nil { // or it might end before it has begun
+			t.Fatal(err)
+		}
+		for _, c := range changes[:k] {
+			if err := c.do(s.path); err != nil {
+				t.Fatalf("%s: %v", c.name, err)
+			}
+		}
+		s.remount()
+		states[k] = state(t, s.mnt)
+		if k > 0 && slices.Equal(states[k], states[k-1]) {
+			t.Errorf("%s: nothing is seen of it", changes[k-1].name)
+		}
+		s.unmount()
+	}
+	step := 3
+	if *crashAll {
+		step = 1
+	}
+	for n := 1; ; n += step {
+		finished := true
+		t.Run(fmt.Sprint(n), func(t *testing.T) { finished = crashAt(t, n, states) })
+		if finished {
+			t.Logf("%d kills, before every %d. of at most %d system calls", (n-1)/step, step, n)
+			return
+		}
+	}
+}
+
+// crashAt kills the server before its nth call; finished says that there were
+// less.
+func crashAt(t *testing.T, n int, states [][]string) (finished bool) {
+	s := crashStack(t)
+	calls, where := 0, ""
+	s.onCall = func(c *watchedCall) bool {
+		if calls++; calls == n {
+			where = fmt.Sprintf("call %d, number %d", n, c.nr)
+			s.server.Process.Kill()
+			return false
+		}
+		return true
+	}
+	done := 0
+	if s.launch(s.config()) == "mounted\n" {
+		for _, c := range changes {
+			if err := c.do(s.path); err != nil {
+				break
+			}
+			done++
+		}
+	}
+	if done == len(changes) {
+		s.unmount()
+		return true
+	}
+	s.onCall = nil
+	unix.Unmount(s.mnt, unix.MNT_DETACH)
+	s.server.Wait()
+	s.server = nil
+	if where == "" {
+		t.Fatalf("%q failed, and nobody was killed", changes[done].name)
+	}
+	where += " in " + changes[done].name
+
+	s.mount()
+	if left, _ := os.ReadDir(filepath.Join(s.base, "work/work")); len(left) > 0 {
+		t.Errorf("%s: left in the work directory: %v", where, left)
+	}
+	got := state(t, s.mnt)
+	s.unmount()
+	if !slices.Equal(got, states[done]) && !slices.Equal(got, states[done+1]) {
+		diff(t, where+": the tree is not that before it, and", states[done], got)
+		diff(t, where+": not that after it, and", states[done+1], got)
+	}
+	s.kernelMount(s.upper, filepath.Join(s.base, "work"), s.mnt)
+	diff(t, where+": the kernel's view", got, state(t, s.mnt))
+	unix.Unmount(s.mnt, 0)
+	return false
+}

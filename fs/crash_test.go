@@ -144,7 +144,7 @@ func TestCrash(t *testing.T) {
 		}
 		s.unmount()
 	}
-	step := 3
+	step := 5
 	if *crashAll {
 		step = 1
 	}

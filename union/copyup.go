@@ -73,6 +73,9 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 		return err
 	}
 	err := u.copyDirAttrs(n, tmp, &st, empty)
+	if err == nil && !u.volatile {
+		err = u.syncDir(u.workFD(), tmp)
+	}
 	var up *layerDir
 	if err == nil {
 		up, err = u.publishDir(n, tmp, &st)
@@ -85,6 +88,20 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 	if empty {
 		up.marks.Store(marksKnown | markOpaque)
 		n.dir.lowers.Store(&[]*layerDir{})
+	}
+	return nil
+}
+
+// syncDir makes directory name in dir durable, so that after a loss of power it
+// is not found without its owner and mode.
+func (u *Union) syncDir(dir int, name string) error {
+	fd, err := u.openat(dir, name, dirFlags, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fsync(fd); err != unix.EINVAL { // some know it for files only
+		return err
 	}
 	return nil
 }

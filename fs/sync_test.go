@@ -1,0 +1,161 @@
+package fs_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A syncLog notes what the server does to make things durable, and where they
+// come to, as paths below the stack's directory; a copy has a number there.
+type syncLog struct {
+	mu    sync.Mutex
+	s     *stack
+	lines []string
+}
+
+func (l *syncLog) call(c *watchedCall) bool {
+	line := ""
+	switch c.nr {
+	case unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_SYNCFS:
+		line = "sync " + l.below(c.path())
+	case unix.SYS_RENAMEAT2, unix.SYS_RENAMEAT:
+		line = "rename " + l.below(c.name(0, 1)) + " " + l.below(c.name(2, 3))
+	default:
+		return true
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	return true
+}
+
+// below shortens a path; names in the work directory are all one.
+func (l *syncLog) below(path string) string {
+	path, _ = filepath.Rel(l.s.base, path)
+	if dir, name := filepath.Split(path); strings.HasPrefix(name, "#") {
+		return dir + "#"
+	}
+	return path
+}
+
+// take returns what has been noted since it was called last.
+func (l *syncLog) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lines := l.lines
+	l.lines = nil
+	return lines
+}
+
+func syncStack(t *testing.T, volatile bool) (*stack, *syncLog) {
+	s := newStack(t, 1)
+	fill(t, s.lowers[0], tree("low: text", "dir/sub/deep: text", "dir/other/x", "moved/y", "kept: text"))
+	l := &syncLog{s: s}
+	s.onCall = l.call
+	s.change = func(c *serveConfig) { c.Volatile = volatile }
+	s.mount()
+	l.take()
+	return s, l
+}
+
+func fsync(t *testing.T, path string, call func(int) error) {
+	t.Helper()
+	flags := os.O_RDWR
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := call(int(f.Fd())); err != nil {
+		t.Errorf("%s: %v", path, err)
+	}
+}
+
+// TestSyncReachesTheDisk: what a program syncs is synced in the upper layer; a
+// copy and the directories it needs are synced before they get their names
+// there, as the kernel does it.
+func TestSyncReachesTheDisk(t *testing.T) {
+	s, log := syncStack(t, false)
+	check := func(what string, want ...string) {
+		t.Helper()
+		if got := log.take(); !slices.Equal(got, want) {
+			t.Errorf("%s:\n%s\nwant\n%s", what, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	write := func(name string, flags int) {
+		t.Helper()
+		f, err := os.OpenFile(s.path(name), os.O_WRONLY|flags, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString("new"); err != nil {
+			t.Error(err)
+		}
+	}
+	write("made", os.O_CREATE)
+	check("create and write")
+	fsync(t, s.path("made"), unix.Fsync)
+	check("fsync of a file", "sync upper/made")
+	fsync(t, s.path("made"), unix.Fdatasync)
+	check("fdatasync", "sync upper/made")
+	write("made", os.O_SYNC)
+	check("a write with O_SYNC", "sync upper/made")
+	fsync(t, s.mnt, unix.Fsync)
+	check("fsync of the root", "sync upper")
+	write("low", os.O_APPEND)
+	check("copy-up", "sync work/work/#", "rename work/work/# upper/low")
+	fsync(t, s.path("low"), unix.Fsync)
+	check("fsync of the copy", "sync upper/low")
+	if err := os.Chmod(s.path("dir/sub/deep"), 0o600); err != nil {
+		t.Error(err)
+	}
+	check("copy-up with its parents", "sync work/work/#", "sync work/work/#", "sync work/work/#",
+		"rename work/work/# upper/dir", "rename work/work/# upper/dir/sub", "rename work/work/# upper/dir/sub/deep")
+	fsync(t, s.path("dir/sub"), unix.Fsync)
+	check("fsync of a directory", "sync upper/dir/sub")
+	if err := os.Rename(s.path("dir/sub/deep"), s.path("deep")); err != nil {
+		t.Error(err)
+	}
+	fsync(t, s.path("deep"), unix.Fsync)
+	fsync(t, s.mnt, unix.Fsync)
+	check("rename and fsync", "rename upper/dir/sub/deep upper/deep", "sync upper/deep", "sync upper")
+	fsync(t, s.path("kept"), unix.Fsync)
+	fsync(t, s.path("dir/other"), unix.Fsync)
+	check("fsync of what is not changed")
+}
+
+// TestVolatileDoesNotSync: nothing of that for an upper that is thrown away.
+func TestVolatileDoesNotSync(t *testing.T) {
+	s, log := syncStack(t, true)
+	for _, name := range []string{"made", "low", "dir/sub/deep"} {
+		if err := writeSync(s.path(name), os.O_CREATE, "new"); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"", "dir", "dir/sub/deep"} {
+		fsync(t, s.path(name), unix.Fsync)
+	}
+	if err := os.Rename(s.path("moved"), s.path("away")); err != nil {
+		t.Error(err)
+	}
+	renamed := false
+	for _, line := range log.take() {
+		if strings.HasPrefix(line, "sync") {
+			t.Error(line)
+		}
+		renamed = renamed || line == "rename upper/moved upper/away"
+	}
+	if !renamed {
+		t.Error("the calls were not watched")
+	}
+}

@@ -33,6 +33,7 @@ setpriv util-linux
 useradd passwd
 ps procps
 git git
+buildah buildah
 gpg gpg
 gpg-agent gpg-agent
 gpgv gpgv

@@ -19,6 +19,14 @@ const (
 	dotOpaque = ".wh..wh..opq"
 )
 
+// dotHides returns what the whiteout called dot hides in the layers below.
+// ".wh..wh.NAME" is the bookkeeping of aufs and hides nothing, as for
+// containers/storage, and no more does one of no name.
+func dotHides(dot string) (name string, ok bool) {
+	name = strings.TrimPrefix(dot, dotPrefix)
+	return name, name != "" && name != "." && name != ".." && !strings.HasPrefix(name, dotPrefix)
+}
+
 // dotMarks looks for such names in the directory fd.
 func dotMarks(fd int) uint32 {
 	m := uint32(0)
@@ -36,7 +44,7 @@ func dotMarks(fd int) uint32 {
 
 // dotHidden reports whether directory d has a whiteout of this form for name.
 func (d *layerDir) dotHidden(u *Union, name string) bool {
-	if d.mark(u)&markDots == 0 {
+	if _, ok := dotHides(dotPrefix + name); !ok || d.mark(u)&markDots == 0 {
 		return false
 	}
 	var st unix.Stat_t
@@ -119,11 +127,13 @@ func (u *Union) adoptWhiteout(d *layerDir, fd int, dot string) error {
 	if err := fstatat(fd, dot, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil || st.Size > 0 {
 		return err
 	}
-	name := strings.TrimPrefix(dot, dotPrefix)
+	name, ok := dotHides(dot)
 	err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case dot == dotOpaque:
 		err = u.setOpaque(d)
+	case !ok:
+		err = nil
 	case err == unix.ENOENT && d.opaque(u):
 		err = nil
 	case err == unix.ENOENT:

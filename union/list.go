@@ -217,7 +217,9 @@ func (m *merger) add(ld *layerDir) error {
 	var hide []string // what whiteouts with other names hide in the layers below
 	err = readDirFD(fd, func(e rawDirent) bool {
 		if ld.dotName(m.u, e.name) {
-			hide = append(hide, strings.TrimPrefix(e.name, dotPrefix))
+			if name, ok := dotHides(e.name); ok {
+				hide = append(hide, name)
+			}
 			return true
 		}
 		m.name(ld, dev, &e)

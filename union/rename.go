@@ -162,12 +162,15 @@ func (m *move) copyUp() error {
 	return m.cover()
 }
 
-// clear removes the whiteouts from a directory that is to be replaced, so that
-// one rename can do it.
+// clear makes a directory that is to be replaced an empty, opaque one of the
+// upper, so that one rename can do it.
 func (m *move) clear() error {
 	n := m.to.node
-	if n == nil || n.dir == nil || m.exchange || !n.inUpper(m.u) {
+	if n == nil || n.dir == nil || m.exchange {
 		return nil
+	}
+	if err := m.u.copyUp(n, -1); err != nil {
+		return err
 	}
 	n.dir.mu.Lock()
 	defer n.dir.mu.Unlock()
@@ -291,10 +294,68 @@ func (m *move) renameAway(from, to string) error {
 			return err
 		}
 	}
-	if err := unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to); err != nil {
+	white, err := m.u.newWhiteout(m.from.up)
+	if err != nil {
 		return err
 	}
-	return m.u.putWhiteout(m.from.up, m.from.pin.fd, from)
+	if m.from.node.dir != nil {
+		err = m.dirAway(from, to, white)
+	} else {
+		err = m.fileAway(from, to, white)
+	}
+	if err != nil {
+		m.u.unlinkWork(white)
+	}
+	return err
+}
+
+// fileAway is renameAway of a file where that takes more than one step:
+// meanwhile it has both names, so that a crash does not show the lower one.
+func (m *move) fileAway(from, to, white string) error {
+	work, tmp := m.u.workFD(), m.u.tmpName()
+	if unix.Linkat(m.from.pin.fd, from, work, tmp, 0) != nil { // it may have no more links
+		if err := unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to); err != nil {
+			return err
+		}
+	} else if err := unix.Renameat(work, tmp, m.to.pin.fd, to); err != nil {
+		m.u.unlinkWork(tmp)
+		return err
+	}
+	return unix.Renameat(work, white, m.from.pin.fd, from)
+}
+
+// dirAway is the same for a directory: meanwhile an empty one has either name.
+func (m *move) dirAway(from, to, white string) error {
+	if m.to.node == nil {
+		if err := m.putEmptyDir(to); err != nil {
+			return err
+		}
+	}
+	if err := unix.Renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	work := m.u.workFD()
+	if err := unix.Renameat2(work, white, m.from.pin.fd, from, unix.RENAME_EXCHANGE); err != nil {
+		return err
+	}
+	return unix.Unlinkat(work, white, unix.AT_REMOVEDIR)
+}
+
+// putEmptyDir makes an opaque directory of the new name, unless that has a
+// whiteout.
+func (m *move) putEmptyDir(to string) error {
+	work, tmp := m.u.workFD(), m.u.tmpName()
+	err := unix.Mkdirat(work, tmp, 0o700)
+	if err == nil {
+		err = m.u.writeMark(fdPath(work)+"/"+tmp, opaqueAttr, "y")
+	}
+	if err == nil {
+		err = unix.Renameat(work, tmp, m.to.pin.fd, to)
+	}
+	if err != nil {
+		unix.Unlinkat(work, tmp, unix.AT_REMOVEDIR)
+	}
+	return err
 }
 
 func (m *move) whiteoutFiles() bool {

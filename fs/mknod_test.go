@@ -79,16 +79,13 @@ func asLower(t *testing.T, s *stack, want []string) {
 // sealed converts the whiteouts: all are devices then, and no mark is left.
 func sealed(t *testing.T, s *stack, want []string) {
 	t.Helper()
-	if err := union.Seal(s.upper); err != nil {
+	if err := union.Seal(s.upper, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	filepath.WalkDir(s.upper, func(path string, d os.DirEntry, err error) error {
+	filepath.WalkDir(s.upper, func(path string, _ os.DirEntry, err error) error {
 		marks := xattrs(path)
 		if err != nil || strings.Contains(marks, `overlay.opaque="x"`) || strings.Contains(marks, "overlay.whiteout") || strings.Contains(marks, "plash.files") {
 			t.Errorf("%s: %v %s", path, err, marks)
-		}
-		if strings.HasPrefix(d.Name(), "#") {
-			t.Errorf("%s is left", path)
 		}
 		return nil
 	})

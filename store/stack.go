@@ -40,7 +40,7 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 	}
 	defer tmp.Remove()
 	if sameFS(dir, node) {
-		if err := union.Seal(dir); err != nil {
+		if err := union.Seal(dir, tmp.Path); err != nil && !errors.Is(err, unix.EXDEV) {
 			return 0, err
 		}
 		if err := syncFS(node); err != nil {
@@ -62,7 +62,7 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 	if err := tree.Copy(dir, root(node)); err != nil {
 		return 0, err
 	}
-	if err := union.Seal(root(node)); err != nil {
+	if err := union.Seal(root(node), tmp.Path); err != nil {
 		return 0, err
 	}
 	if err := syncFS(node); err != nil {

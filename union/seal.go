@@ -9,8 +9,9 @@ import (
 // Seal makes devices of the whiteouts of a layer that are files, where devices
 // can be made now: the kernel then knows them in every place of a stack. The
 // layer is the same tree before, after, and at any time meanwhile. Nobody may
-// write to it.
-func Seal(path string) error {
+// write to it. work is a directory in the same file system (else EXDEV) that is
+// not used otherwise.
+func Seal(path, work string) error {
 	if !hasMark(path, filesAttr) {
 		return nil
 	}
@@ -21,44 +22,39 @@ func Seal(path string) error {
 	if err != nil {
 		return err
 	}
-	root, err := ly.root.pin(u)
-	if err != nil {
-		return errs.Path(path, err)
+	s := sealer{u: u}
+	if s.work, err = u.openat(unix.AT_FDCWD, work, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+		return errs.Path(work, err)
 	}
-	defer root.unpin()
-	err = u.keepTimes(ly.root, func(fd int) error {
-		s := sealer{u: u, root: fd}
-		defer unix.Unlinkat(fd, sealDonor, 0)
-		if err := s.makeDonor(); refused(err) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if err := s.dir(ly.root); err != nil {
-			return err
-		}
-		return removeMark(fdPath(fd), filesAttr)
-	})
+	defer unix.Close(s.work)
+	if err := s.makeDonor(); refused(err) {
+		return nil
+	} else if err != nil {
+		return errs.Path(work, err)
+	}
+	defer unix.Unlinkat(s.work, sealDonor, 0)
+	if err = s.dir(ly.root); err == nil {
+		err = removeMark(path, filesAttr)
+	}
 	return errs.Path(path+": whiteouts", err)
 }
 
-// Names in a layer's root that a sealer uses. What a crash leaves of them are
-// whiteouts, and not to be seen.
+// Names in the work directory.
 const (
-	sealDonor = "#plash-donor"
-	sealLink  = "#plash-link"
+	sealDonor = "donor"
+	sealLink  = "link"
 )
 
-// A sealer converts the whiteouts of the layer whose root is open.
+// A sealer converts the whiteouts of a layer.
 type sealer struct {
 	u    *Union
-	root int
+	work int
 }
 
 // makeDonor makes the device of which the others are links.
 func (s *sealer) makeDonor() error {
-	unix.Unlinkat(s.root, sealDonor, 0)
-	return mknodWhiteout(s.root, sealDonor)
+	unix.Unlinkat(s.work, sealDonor, 0)
+	return mknodWhiteout(s.work, sealDonor)
 }
 
 func (s *sealer) dir(d *layerDir) error {
@@ -108,19 +104,21 @@ func (s *sealer) convert(d *layerDir, fd int, files []string) error {
 }
 
 func (s *sealer) replace(fd int, name string) error {
-	err := unix.Linkat(s.root, sealDonor, s.root, sealLink, 0)
+	link := func() error { return unix.Linkat(s.work, sealDonor, s.work, sealLink, 0) }
+	err := link()
 	if err == unix.EMLINK {
 		if err = s.makeDonor(); err == nil {
-			err = unix.Linkat(s.root, sealDonor, s.root, sealLink, 0)
+			err = link()
 		}
-	}
-	if err == unix.EEXIST { // left by a crash, and a link of the same device
-		err = nil
 	}
 	if err != nil {
 		return err
 	}
-	return unix.Renameat(s.root, sealLink, fd, name)
+	if err := unix.Renameat(s.work, sealLink, fd, name); err != nil {
+		unix.Unlinkat(s.work, sealLink, 0)
+		return err
+	}
+	return nil
 }
 
 // removeMark removes an attribute of overlayfs, if it is there.

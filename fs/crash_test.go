@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,10 @@ var changes = []change{
 	{"rmdir an upper directory", on("in", os.Remove)},
 	{"make a fifo", on("fifo", func(p string) error { return unix.Mkfifo(p, 0o600) })},
 	{"remove an attribute", on("deep/er/g", func(p string) error { return unix.Removexattr(p, "user.x") })},
+	{"let others in", on("made", func(p string) error { return os.Chmod(p, 0o777) })},
+	{"create as another user", as(1000, on("made/theirs", func(p string) error { return writeSync(p, os.O_CREATE|os.O_EXCL, "") }))},
+	{"mkdir as another user", as(1000, on("made/theirdir", func(p string) error { return os.Mkdir(p, 0o700) }))},
+	{"symlink as another user", as(1000, on("made/theirlink", func(p string) error { return os.Symlink("x", p) }))},
 	{"unlink a hard link", on("hard1", os.Remove)},
 	{"unlink the other", on("hard2", os.Remove)},
 	{"rename over a whiteout", from("big", "hard1")},
@@ -80,6 +85,21 @@ func from(a, b string) func(func(string) string) error {
 	return func(path func(string) string) error { return unix.Rename(path(a), path(b)) }
 }
 
+// as does f with the ids of another user.
+func as(id int, f func(func(string) string) error) func(func(string) string) error {
+	return func(path func(string) string) error {
+		// The thread must not end, as one does that is never unlocked: that
+		// kills a server which it started.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		defer unix.SetfsgidRetGid(0)
+		defer unix.SetfsuidRetUid(0)
+		unix.SetfsgidRetGid(id)
+		unix.SetfsuidRetUid(id)
+		return f(path)
+	}
+}
+
 func writeSync(path string, flags int, data string) error {
 	f, err := os.OpenFile(path, flags|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -95,6 +115,11 @@ func writeSync(path string, flags int, data string) error {
 func crashStack(t *testing.T, noDevices bool) *stack {
 	s := newStack(t, 2)
 	s.change = func(c *serveConfig) { c.NoDevices = noDevices }
+	for _, dir := range []string{s.base, filepath.Dir(s.base)} { // let others in
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	fill(t, s.lowers[1], tree("file: text", "dir/a: 1", "dir/sub/b: 2", "hard1: shared", "hard2 = hard1", "ren/x: 3", "ren/sub/y: 4", "ren/z", "del/p", "del/q",
 		"emp/e", "emp/lower", "target/t", "over: o", "plain: p", "deep/er/est/f: "+strings.Repeat("f", 5000), "deep/er/est/h: h", "deep/er/g: g",
 		"big: "+strings.Repeat("0123456789abcdef", 20000), "link -> file", "exch/k: k"))

@@ -64,11 +64,27 @@ type maker struct {
 }
 
 func (m *maker) run(name string) error {
-	err := m.create(m.fd, name)
+	err := error(unix.EXDEV)
+	if m.inSteps() {
+		err = m.prepare(name, false)
+	}
+	if err == unix.EXDEV { // some directories take nothing from others
+		err = m.direct(name)
+	}
 	if err == unix.EEXIST {
 		return m.overWhiteout(name)
 	}
-	if err != nil {
+	return err
+}
+
+// inSteps reports whether the object gets its owner after it was made, and a
+// crash must not show it before.
+func (m *maker) inSteps() bool {
+	return !m.u.volatile && (m.override || int(m.c.UID) != m.u.euid || int(m.c.GID) != m.u.egid)
+}
+
+func (m *maker) direct(name string) error {
+	if err := m.create(m.fd, name); err != nil {
 		return err
 	}
 	if err := m.own(m.fd, name); err != nil {
@@ -145,17 +161,22 @@ func (m *maker) ownByAttr(fd int, name string) error {
 	return m.u.setOverride(ref{fd: fd, name: name}, st, &m.c.UID, &gid, &mode)
 }
 
-// overWhiteout makes the object where the upper has a whiteout: prepared in
-// the work directory, so that at no time what the whiteout hides can be seen.
+// overWhiteout makes the object where the upper has a whiteout.
 func (m *maker) overWhiteout(name string) error {
-	u := m.u
 	var st unix.Stat_t
 	if err := fstatat(m.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if !u.isWhiteout(m.up, name, &st) {
+	if !m.u.isWhiteout(m.up, name, &st) {
 		return unix.EEXIST
 	}
+	return m.prepare(name, true)
+}
+
+// prepare makes the object in the work directory, so that at no time a part of
+// it can be seen, nor what a whiteout hides.
+func (m *maker) prepare(name string, white bool) error {
+	u := m.u
 	stage, err := m.stage()
 	if err != nil {
 		return err
@@ -166,11 +187,15 @@ func (m *maker) overWhiteout(name string) error {
 		return err
 	}
 	err = m.own(stage.fd, tmp)
-	if err == nil && m.isDir {
+	if err == nil && white && m.isDir {
 		err = u.writeMark(fdPath(stage.fd)+"/"+tmp, opaqueAttr, "y")
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case white:
 		err = m.swapIn(stage.fd, tmp, name)
+	default:
+		err = unix.Renameat2(stage.fd, tmp, m.fd, name, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
 		u.removeTree(stage.fd, tmp)
@@ -290,6 +315,10 @@ func (u *Union) Create(dir *Node, name string, c Creation) (*Node, *unix.Stat_t,
 	n, st, err := u.make(dir, name, c, func(fd int, name string, mode uint32) error {
 		f, err := u.openat(fd, name, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR|unix.O_NOFOLLOW, mode&0o7777)
 		if err == nil {
+			if made != nil { // of an attempt that met a whiteout
+				made.unpin()
+				made.retire()
+			}
 			made = u.fds.add(f, true)
 		}
 		return err

@@ -37,6 +37,8 @@ func Unprivileged() bool { return os.Geteuid() != 0 && !noUnshare() }
 // identify finds out who the caller is and what he needs.
 func (c *Config) identify() (identity, error) {
 	switch {
+	case c.same:
+		return identity{}, nil
 	case noUnshare():
 		if os.Geteuid() != 0 && c.View != Userspace {
 			return identity{}, errors.New("PLASH_NO_UNSHARE: without namespaces only root can run containers; unset it")

@@ -222,6 +222,9 @@ func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, 
 		}
 	}
 	proc := &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: attr}
+	if c.stdout != nil {
+		proc.Files[1] = c.stdout.Fd()
+	}
 	pid, err := execSelf([]string{string(s), strconv.Itoa(self)}, proc, append(pass, self, gate.r)...)
 	if err != nil {
 		if id.mapped() {

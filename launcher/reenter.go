@@ -22,16 +22,27 @@ func Reenter() error {
 	return nil
 }
 
-// reentered is the stage that becomes the new command line.
+// Again runs plash once more, with other words, as the same user, and returns
+// how that ended. What it prints goes to stdout.
+func Again(words []string, stdout *os.File) (Status, error) {
+	c := &Config{View: Userspace, Command: append([]string{"plash"}, words...), same: true, stdout: stdout}
+	return c.run(stageReenter)
+}
+
+// reentered is the stage that becomes the new command line, in a new user
+// namespace or not.
 func reentered(j *job) {
 	runtime.LockOSThread()
 	j.begin()
 	dieWith(j.Parent)
-	if os.Getenv("HOME") == "" && j.Home != "" {
-		// By the id it would be root's from now on.
-		os.Setenv("HOME", j.Home)
+	var err error
+	if j.Mapped {
+		if os.Getenv("HOME") == "" && j.Home != "" {
+			// By the id it would be root's from now on.
+			os.Setenv("HOME", j.Home)
+		}
+		err = procs.DropInheritable()
 	}
-	err := procs.DropInheritable()
 	if err == nil {
 		err = syscall.Exec("/proc/self/exe", j.Args, os.Environ())
 	}

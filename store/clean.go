@@ -13,7 +13,7 @@ type What uint
 
 const (
 	CleanIndex What = 1 << iota // index links that lead to no image
-	CleanKeys                   // the same in map/
+	CleanKeys                   // the same in map/, and those of sessions that are over
 	CleanTmp                    // temporary directories that nothing uses
 
 	CleanAll = CleanIndex | CleanKeys | CleanTmp
@@ -45,6 +45,8 @@ func (s *Store) cleanLocked(what What) (removed []string, err error) {
 	}
 	if what&CleanKeys != 0 {
 		names, err2 := s.cleanLinks("map", func(string) bool { return true })
+		removed, err = append(removed, names...), first(err, err2)
+		names, err2 = s.cleanSessions()
 		removed, err = append(removed, names...), first(err, err2)
 	}
 	return removed, err

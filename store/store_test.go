@@ -805,3 +805,38 @@ func TestKilled(t *testing.T) {
 	}
 	t.Logf("%d images were made", next-1)
 }
+
+// A session has its last image; that of a session that is over is forgotten.
+func TestSession(t *testing.T) {
+	s := newStore(t)
+	one, two := stack(t, s, 0), stack(t, s, 0)
+	wantLast := func(want ID) {
+		t.Helper()
+		if id, err := s.Last(); id != want || err != nil {
+			t.Error(id, err)
+		}
+	}
+	wantLast(0)
+	must(t, s.SetLast(one))
+	must(t, s.SetLast(two))
+	wantLast(two)
+	// One with the same number, of an earlier day, and one before the last start.
+	sid, err := unix.Getsid(0)
+	must(t, err)
+	key := sessionKey(sid)
+	over := []string{sessionPrefix + "999999999_5_x", fmt.Sprintf("%s%d_1_x", sessionPrefix, sid), key + "x"}
+	for _, k := range append(over, "session:mine", "5_1_x") {
+		must(t, s.SetMap(k, one))
+	}
+	removed, err := s.Clean(CleanKeys)
+	must(t, err)
+	slices.Sort(removed)
+	want := []string{"map/" + over[0], "map/" + over[1], "map/" + over[2]}
+	slices.Sort(want)
+	if !slices.Equal(removed, want) {
+		t.Errorf("removed %q, want %q", removed, want)
+	}
+	wantLast(two)
+	must(t, s.Remove(two))
+	wantLast(0)
+}

@@ -4,15 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/procs"
 	"plash/internal/tree"
 )
 
@@ -121,23 +120,13 @@ func madeBy(pid int, path string) bool {
 	return started.Before(time.Unix(st.Btime.Sec, int64(st.Btime.Nsec)).Add(slack))
 }
 
-// startTime returns when the process pid began: field 22 of /proc/PID/stat,
-// in hundredths of a second since the machine's start. One that is dead, and
-// only not waited for yet, is ESRCH.
+// startTime returns when the process pid began. One that is dead, and only not
+// waited for yet, is ESRCH.
 func startTime(pid int) (time.Time, error) {
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err != nil {
-		return time.Time{}, err
+	ticks, dead, err := procs.Started(pid)
+	if err == nil && dead {
+		err = unix.ESRCH
 	}
-	// The second field, the command's name, may hold blanks and brackets.
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 20 {
-		return time.Time{}, syscall.EINVAL
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return time.Time{}, unix.ESRCH
-	}
-	ticks, err := strconv.ParseInt(fields[19], 10, 64)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -345,7 +345,7 @@ func TestTerminal(t *testing.T) {
 		term.expect("code 6\r\n")
 
 		// A build ends by Ctrl-C, however it was called.
-		for _, words := range []string{"build " + id + " ", "build --from " + id + " --run ", "--from " + id + " --run "} {
+		for _, words := range []string{"build " + id + " ", "build --from " + id + " --run ", "--from " + id + " --run ", "cache build " + id + " ", "do build --from " + id + " --run "} {
 			term.send("plash " + words + "'printf \"wa%s\\n\" it; sleep 1000'\n")
 			term.expect("wait\r\n") // which the trace does not say
 			term.send("\x03")
@@ -353,6 +353,13 @@ func TestTerminal(t *testing.T) {
 			term.send("echo code $?\n")
 			term.expect("code 130\r\n")
 		}
+
+		// A build that is remembered stops as its program does.
+		term.send("plash cache build " + id + " sh -c 'kill -STOP $$; echo on >&2'\n")
+		term.expect("Stopped")
+		term.send("fg\n")
+		term.expect("on\r\n")
+		term.expect("PROMPT> ")
 
 		// Ctrl-Z stops, fg goes on.
 		term.send("plash run " + id + " sh -c 'echo wait; read line; echo read $line'\n")

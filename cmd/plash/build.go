@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -188,54 +185,15 @@ func (p *plash) built(words []string) (store.ID, error) {
 	if !errors.Is(err, macros.ErrImport) && !errors.Is(err, macros.ErrUncached) {
 		return id, err
 	}
-	arguments := append([]string{"plash", "build"}, words...)
-	if p.chatty {
-		arguments = slices.Insert(arguments, 1, "-v")
-	}
 	var printed bytes.Buffer
-	build := exec.Cmd{Path: "/proc/self/exe", Args: arguments, Stdin: os.Stdin, Stdout: &printed, Stderr: os.Stderr}
-	if err := runChild(&build); err != nil {
+	status, err := p.again(append([]string{"build"}, words...), &printed)
+	if err != nil {
 		return 0, err
 	}
+	if status != (launcher.Status{}) {
+		status.Exit() // it has said why
+	}
 	return store.ParseID(strings.TrimSpace(printed.String()))
-}
-
-// runChild runs a plash whose errors are this one's: if it fails, so does this
-// one, in the same way and without a further word.
-func runChild(child *exec.Cmd) error {
-	// What ends this process is to end the child, and only thereby this one.
-	// Those of the terminal come to the child directly too: while it runs a
-	// program in the foreground it lets them pass by, as it does with these.
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP)
-	defer signal.Stop(signals)
-	// The parent-death signal belongs to the thread that starts the child.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGTERM}
-	if err := child.Start(); err != nil {
-		return fmt.Errorf("build: %w", err)
-	}
-	go func() {
-		for s := range signals {
-			child.Process.Signal(s)
-		}
-	}()
-	err := child.Wait()
-	if err == nil {
-		return nil
-	}
-	state, ok := child.ProcessState.Sys().(syscall.WaitStatus)
-	if !ok {
-		return fmt.Errorf("build: %w", err)
-	}
-	signal.Stop(signals)
-	status := launcher.Status{Code: state.ExitStatus()}
-	if state.Signaled() {
-		status = launcher.Status{Signal: state.Signal()}
-	}
-	status.Exit()
-	return nil
 }
 
 // buildAndRun is plash MACROS [-- CMD…].

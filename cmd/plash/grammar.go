@@ -15,6 +15,7 @@ type grammar struct {
 	exportCommands
 	imageCommands
 	runCommands
+	sessionCommands
 	buildCommands
 	otherCommands
 }

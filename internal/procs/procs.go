@@ -4,6 +4,7 @@
 package procs
 
 import (
+	"bytes"
 	"os"
 	"strconv"
 	"strings"
@@ -54,18 +55,37 @@ func Children() []int {
 		if err != nil {
 			continue
 		}
-		stat, err := os.ReadFile("/proc/" + name + "/stat")
-		if err != nil {
-			continue
-		}
-		// PID (NAME) STATE PPID …; the name may hold brackets and blanks.
-		text := string(stat)
-		f := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-		if len(f) > 1 && f[1] == self {
+		if f, err := stat(pid); err == nil && f[1] == self {
 			pids = append(pids, pid)
 		}
 	}
 	return pids
+}
+
+// stat returns the fields of /proc/PID/stat behind the program's name, the
+// state being the first.
+func stat(pid int) ([]string, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return nil, err
+	}
+	// PID (NAME) STATE PPID …; the name may hold brackets and blanks.
+	f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	if len(f) < 20 {
+		return nil, syscall.EINVAL
+	}
+	return f, nil
+}
+
+// Started returns when the process pid began, in hundredths of a second since
+// the machine did, and whether it is dead, and only not waited for yet.
+func Started(pid int) (ticks int64, dead bool, err error) {
+	f, err := stat(pid)
+	if err != nil {
+		return 0, false, err
+	}
+	ticks, err = strconv.ParseInt(f[19], 10, 64)
+	return ticks, f[0] == "Z" || f[0] == "X", err
 }
 
 // Inherit sets whether fd stays open in programs that this process executes.

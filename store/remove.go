@@ -15,7 +15,11 @@ import (
 // Remove removes the image id and its children. All of them are gone at once
 // before anything is deleted; an error after that leaves files in tmp/ only.
 // If a running container uses one of them it removes none: ErrInUse.
-func (s *Store) Remove(id ID) error {
+func (s *Store) Remove(id ID) error { return s.remove(id, true) }
+
+// remove removes the image id, with its children or only if it has none, else
+// errChildren.
+func (s *Store) remove(id ID, children bool) error {
 	if err := s.Check(id); err != nil {
 		return err
 	}
@@ -27,7 +31,7 @@ func (s *Store) Remove(id ID) error {
 	// The file system server of a container that has just ended may be a moment
 	// behind it.
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err = s.takeOut(id, tmp.Path)
+		err = s.takeOut(id, children, tmp.Path)
 		if !errors.Is(err, ErrInUse) || time.Since(begin) > time.Second {
 			break
 		}
@@ -39,8 +43,9 @@ func (s *Store) Remove(id ID) error {
 	return tmp.Remove()
 }
 
-// takeOut moves id's node, and so its children's, to the directory to.
-func (s *Store) takeOut(id ID, to string) error {
+// takeOut moves id's node, and so its children's if it may have any, to the
+// directory to.
+func (s *Store) takeOut(id ID, children bool, to string) error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
@@ -49,6 +54,13 @@ func (s *Store) takeOut(id ID, to string) error {
 	node, err := s.NodePath(id)
 	if err != nil {
 		return err
+	}
+	if !children {
+		if has, err := hasChildren(node); err != nil {
+			return errs.Path(node, err)
+		} else if has {
+			return fmt.Errorf("%s: %w", id, errChildren)
+		}
 	}
 	ids, release, err := s.claim(node)
 	if err != nil {

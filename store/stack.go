@@ -75,6 +75,51 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 	return id, tree.Remove(dir)
 }
 
+// StackEmpty makes a new image that is equal to parent but has m beside it.
+func (s *Store) StackEmpty(parent ID, m Meta) (ID, error) {
+	layers, err := s.Layers(parent)
+	if err != nil {
+		return 0, err
+	}
+	tmp, node, err := s.newNode(parent, m)
+	if err != nil {
+		return 0, err
+	}
+	defer tmp.Remove()
+	// The image's root directory is that of its top layer.
+	var st unix.Stat_t
+	err = unix.Stat(layers[0].Path, &st)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, noImage(parent.String()) // it has just been removed
+	}
+	if err == nil {
+		err = os.Mkdir(root(node), 0700)
+	}
+	if err == nil {
+		err = giveRoot(root(node), &st)
+	}
+	if err != nil {
+		return 0, errs.Path(node, err)
+	}
+	if err := syncFS(node); err != nil {
+		return 0, err
+	}
+	return s.place(parent, node, "")
+}
+
+// giveRoot gives the directory dir the owner and mode in st.
+func giveRoot(dir string, st *unix.Stat_t) error {
+	// An owner without a number in this user namespace is shown as this one,
+	// and plash shows what it owns as root's.
+	const overflow = 65534
+	if st.Uid != overflow && st.Gid != overflow {
+		if err := unix.Lchown(dir, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	return unix.Chmod(dir, st.Mode&07777)
+}
+
 // StackLive makes a new image of parent and a layer that is not ours: the
 // directory root as it is at any time.
 func (s *Store) StackLive(parent ID, path string) (ID, error) {

@@ -264,18 +264,37 @@ func (s *Store) links(dir string) ([]string, error) {
 
 // lock waits for the store's lock and returns what gives it back.
 func (s *Store) lock() (unlock func(), err error) {
-	f, err := os.Open(s.dir)
+	return lock(s.dir, unix.LOCK_EX)
+}
+
+// Hold keeps the image id from being removed until release is called.
+func (s *Store) Hold(id ID) (release func(), err error) {
+	unlock, err := s.lock() // nobody removes images meanwhile
 	if err != nil {
-		return nil, errs.Path(s.dir, err)
+		return nil, err
+	}
+	defer unlock()
+	node, err := s.NodePath(id)
+	if err != nil {
+		return nil, err
+	}
+	return lock(root(node), unix.LOCK_SH)
+}
+
+// lock waits for a lock on the directory path.
+func lock(path string, how int) (unlock func(), err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, errs.Path(path, err)
 	}
 	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+		if err = unix.Flock(int(f.Fd()), how); err != unix.EINTR {
 			break
 		}
 	}
 	if err != nil {
 		f.Close()
-		return nil, errs.Path(s.dir, err)
+		return nil, errs.Path(path, err)
 	}
 	return func() { f.Close() }, nil
 }

@@ -806,6 +806,79 @@ func TestKilled(t *testing.T) {
 	t.Logf("%d images were made", next-1)
 }
 
+// Shrink takes the lowest leaf each time, half of the images, and leaves what
+// is in use.
+func TestShrink(t *testing.T) {
+	shrink := func(s *Store) string {
+		var said []string
+		must(t, s.Shrink(func(id ID, err error) {
+			if err != nil {
+				said = append(said, "("+err.Error()+")")
+				return
+			}
+			said = append(said, id.String())
+		}))
+		return strings.Join(said, " ")
+	}
+	s := newStore(t)
+	if got := shrink(s); got != "" {
+		t.Error("without images:", got)
+	}
+	// 1 ─ 2 ─ 3, 1 ─ 5, 4
+	one := stack(t, s, 0)
+	two := stack(t, s, one)
+	stack(t, s, two)
+	stack(t, s, 0)
+	stack(t, s, one)
+	if got := shrink(s); got != "3 2 4" {
+		t.Error("removed", got)
+	}
+	wantImages(t, s, 1, 5)
+	release, err := s.Hold(5)
+	must(t, err)
+	six := stack(t, s, 0)
+	if got := shrink(s); got != "(5: image in use) 6" { // and 1 is not alone
+		t.Error("removed", got)
+	}
+	wantError(t, s.Remove(one), "5: image in use")
+	release()
+	if got := shrink(s); got != "5" {
+		t.Error("removed", got)
+	}
+	if got := shrink(s); got != "1" {
+		t.Error("removed", got)
+	}
+	if _, err := s.Hold(six); !errors.Is(err, ErrNoImage) {
+		t.Error(err)
+	}
+	// Somebody has just built on it.
+	seven := stack(t, s, 0)
+	eight := stack(t, s, seven)
+	wantError(t, s.remove(seven, false), "7: has children")
+	wantImages(t, s, seven, eight)
+}
+
+// An empty layer shows the same root directory, and keeps what is beside it.
+func TestStackEmpty(t *testing.T) {
+	s := newStore(t)
+	dir := layerDir(t, "x", "f")
+	must(t, os.Chmod(dir, 0711|fs.ModeSticky))
+	one, err := s.Stack(0, dir)
+	must(t, err)
+	two, err := s.StackEmpty(one, Meta{Made: "check x", Entrypoint: []string{"e"}})
+	must(t, err)
+	node, err := s.NodePath(two)
+	must(t, err)
+	if info, err := os.Stat(root(node)); err != nil || info.Mode() != fs.ModeDir|fs.ModeSticky|0711 {
+		t.Error(info.Mode(), err)
+	}
+	if m, err := s.Meta(two); err != nil || m.Made != "check x" || len(m.Entrypoint) != 1 {
+		t.Error(m, err)
+	}
+	_, err = s.StackEmpty(99, Meta{})
+	wantError(t, err, "no image: 99")
+}
+
 // A session has its last image; that of a session that is over is forgotten.
 func TestSession(t *testing.T) {
 	s := newStore(t)

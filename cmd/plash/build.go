@@ -72,6 +72,11 @@ func divertOutput() (io.Writer, error) {
 // made is kept beside the layer as what made it. A command that fails makes
 // none.
 func (p *plash) step(s *store.Store, parent image, command []string, made string) (store.ID, error) {
+	release, err := s.Hold(parent.id)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	temp, err := s.TempDir()
 	if err != nil {
 		return 0, err

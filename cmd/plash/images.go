@@ -7,20 +7,68 @@ import (
 	"golang.org/x/sys/unix"
 	"plash/internal/errs"
 	"plash/launcher"
+	"plash/macros"
 	"plash/store"
 	"plash/union"
 )
 
 type imageCommands struct {
+	Check    checkCommand    `cmd:"" name:"check" group:"Image Commands" help:"print an image equal to ID whose id changes whenever what is at PATH changes"`
 	ID       idCommand       `cmd:"" name:"id" group:"Image Commands" help:"print the id"`
 	Map      mapCommand      `cmd:"" name:"map" group:"Image Commands" help:"print the id that KEY names, or let it name ID; an empty ID unsets it"`
 	Mount    mountCommand    `cmd:"" name:"mount" group:"Image Commands" help:"mount the image at DIR, read-only; changes go to CHANGESDIR if it is given"`
 	Nodepath nodepathCommand `cmd:"" name:"nodepath" group:"Image Commands" help:"print the path of the image's node in the data directory"`
 	Parent   parentCommand   `cmd:"" name:"parent" group:"Image Commands" help:"print the parent's id"`
 	Rm       rmCommand       `cmd:"" name:"rm" group:"Image Commands" help:"remove the image and its children"`
+	Shrink   shrinkCommand   `cmd:"" name:"shrink" group:"Image Commands" help:"remove half of the images, the oldest that have no children first"`
 	Stack    stackCommand    `cmd:"" name:"stack" aliases:"add-layer" group:"Image Commands" help:"make an image of ID and the directory DIR, which is moved, as its top layer"`
 	Umount   umountCommand   `cmd:"" name:"umount" group:"Image Commands" help:"unmount what plash mount mounted at DIR"`
 }
+
+type checkCommand struct {
+	ID   string `arg:"" name:"ID"`
+	Path string `arg:"" name:"PATH"`
+}
+
+func (c *checkCommand) Run() error {
+	s, parent, err := openID(c.ID, false)
+	if err != nil {
+		return err
+	}
+	hash, unread := macros.HashPath(c.Path)
+	if unread == nil {
+		id, err := s.Map(checkKey(parent, hash))
+		if err != nil {
+			return err
+		}
+		if id != 0 {
+			return printID(id)
+		}
+	}
+	// As userspace root one may also read what belongs to subordinate ids.
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	if unread != nil {
+		return unread
+	}
+	meta, err := s.Meta(parent)
+	if err != nil {
+		return err
+	}
+	meta.Made = "check " + c.Path
+	id, err := s.StackEmpty(parent, meta)
+	if err != nil {
+		return err
+	}
+	if err := s.SetMap(checkKey(parent, hash), id); err != nil {
+		return err
+	}
+	return printID(id)
+}
+
+// checkKey is the name under which the map remembers the image that check made.
+func checkKey(parent store.ID, hash string) string { return fmt.Sprintf("check:%d:%s", parent, hash) }
 
 type idCommand struct {
 	ID string `arg:"" name:"ID"`
@@ -130,6 +178,25 @@ func (c *rmCommand) Run() error {
 		return err
 	}
 	return s.Remove(id)
+}
+
+type shrinkCommand struct{}
+
+func (c *shrinkCommand) Run() error {
+	if err := becomeRoot(); err != nil {
+		return err
+	}
+	s, err := openStore()
+	if err != nil {
+		return err
+	}
+	return s.Shrink(func(id store.ID, err error) {
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "left %v\n", err)
+		} else {
+			fmt.Fprintf(os.Stderr, "removed %d\n", id)
+		}
+	})
 }
 
 type stackCommand struct {

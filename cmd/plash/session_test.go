@@ -13,10 +13,10 @@ func TestCommandsForRecall(t *testing.T) {
 		names               string
 		takesID, makesImage bool
 	}{
-		{"build create stack add-layer", true, true},
+		{"build create stack add-layer check", true, true},
 		{"run run:persist runb mount mounted with-mount id parent nodepath rm push:dir push:tarfile copy export-tar", true, false},
 		{"pull:host pull:tarfile pull:url pull:lxc import-tar import-lxc", false, true},
-		{"map data clean purge sudo chroot mkdtemp init umount cache recall do noid b eval", false, false},
+		{"map data clean purge sudo chroot mkdtemp init shrink umount cache recall do noid b eval", false, false},
 	} {
 		for _, name := range strings.Fields(c.names) {
 			node := command(parser, name)

@@ -39,6 +39,25 @@ func (s *Store) Map(key string) (ID, error) {
 	return ParseID(filepath.Base(node))
 }
 
+// Keys returns the keys that point to images, by image.
+func (s *Store) Keys() (map[ID][]string, error) {
+	names, err := s.links("map")
+	if err != nil {
+		return nil, err
+	}
+	keys := map[ID][]string{}
+	for _, name := range names {
+		id, err := s.Map(name)
+		if err != nil {
+			return nil, err
+		}
+		if id != 0 {
+			keys[id] = append(keys[id], name)
+		}
+	}
+	return keys, nil
+}
+
 // SetMap lets key point to the image id, at once for all readers.
 func (s *Store) SetMap(key string, id ID) error {
 	link, err := s.keyPath(key)

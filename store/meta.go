@@ -13,7 +13,7 @@ import (
 // Meta is what is kept beside a layer. All but Made and Created holds for the
 // whole image: Stack takes it over from the parent.
 type Meta struct {
-	Made    string    `json:"made,omitempty"` // the command that made the layer
+	Made    string    `json:"made,omitempty"` // how the layer was made: a plash command without the id, or macros' code
 	Created time.Time `json:"created"`        // Stack sets it
 
 	Entrypoint  []string `json:"entrypoint,omitempty"`

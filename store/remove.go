@@ -28,11 +28,9 @@ func (s *Store) remove(id ID, children bool) error {
 		return err
 	}
 	defer tmp.lock.Close()
-	// The file system server of a container that has just ended may be a moment
-	// behind it.
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		err = s.takeOut(id, children, tmp.Path)
-		if !errors.Is(err, ErrInUse) || time.Since(begin) > time.Second {
+		if !errors.Is(err, ErrInUse) || time.Since(begin) > patience {
 			break
 		}
 	}

@@ -24,7 +24,7 @@ func (s *Store) Stack(parent ID, dir string) (ID, error) {
 	if err != nil {
 		return 0, err
 	}
-	m.Made = ""
+	m.Made = "stack " + dir
 	return s.StackMeta(parent, dir, m)
 }
 
@@ -178,10 +178,10 @@ func (s *Store) stackable(dir string) (string, error) {
 	}
 	// What a container writes to is data/ beside a locked work/; what it reads
 	// is locked itself.
-	if filepath.Base(abs) == "data" && inUse(filepath.Join(filepath.Dir(abs), "work")) {
+	if filepath.Base(abs) == "data" && staysInUse(filepath.Join(filepath.Dir(abs), "work")) {
 		return "", fmt.Errorf("%s: changes directory in use", dir)
 	}
-	if inUse(abs) {
+	if staysInUse(abs) {
 		return "", fmt.Errorf("%s: in use as a layer", dir)
 	}
 	return abs, nil

@@ -26,10 +26,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/tree"
 	"plash/union"
 )
 
@@ -224,6 +226,15 @@ func (s *Store) Layers(id ID) ([]union.Layer, error) {
 	return layers, nil
 }
 
+// Size returns how much space id's own layer takes on the disk, in bytes.
+func (s *Store) Size(id ID) (int64, error) {
+	node, err := s.NodePath(id)
+	if err != nil {
+		return 0, err
+	}
+	return tree.Usage(root(node))
+}
+
 // Images returns the ids of all images but the root image, ascending.
 func (s *Store) Images() ([]ID, error) {
 	links, err := s.links("index")
@@ -320,4 +331,19 @@ func inUse(path string) bool {
 		lock.Close()
 	}
 	return err == unix.EWOULDBLOCK
+}
+
+// patience is how long to wait for the file system server of a container that
+// has just ended: it may be a moment behind it.
+const patience = time.Second
+
+// staysInUse reports whether the directory path does not get free within a
+// moment.
+func staysInUse(path string) bool {
+	for begin := time.Now(); inUse(path); time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > patience {
+			return true
+		}
+	}
+	return false
 }

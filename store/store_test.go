@@ -378,10 +378,12 @@ func TestMeta(t *testing.T) {
 	m := Meta{Made: "pull:tarfile x", Entrypoint: []string{"/bin/x", "a b"}, Env: []string{"A=1"}}
 	one, err := s.StackMeta(0, layerDir(t, ""), m)
 	must(t, err)
-	two := stack(t, s, one)
+	dir := layerDir(t, "")
+	two, err := s.Stack(one, dir)
+	must(t, err)
 	got, err := s.Meta(two)
 	must(t, err)
-	if got.Created.Before(begin) || got.Made != "" || !reflect.DeepEqual(got.Entrypoint, m.Entrypoint) || !reflect.DeepEqual(got.Env, m.Env) {
+	if got.Created.Before(begin) || got.Made != "stack "+dir || !reflect.DeepEqual(got.Entrypoint, m.Entrypoint) || !reflect.DeepEqual(got.Env, m.Env) {
 		t.Errorf("%+v", got)
 	}
 	if got, err = s.Meta(one); err != nil || got.Made != m.Made {

@@ -34,6 +34,7 @@ useradd passwd
 ps procps
 git git
 buildah buildah
+jq jq
 gpg gpg
 gpg-agent gpg-agent
 gpgv gpgv

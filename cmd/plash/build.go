@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 	"plash/launcher"
@@ -46,12 +47,28 @@ func (c *buildCommand) Run(p *plash) error {
 	if len(command) == 1 && strings.ContainsAny(command[0], " \t\n") {
 		command = []string{"sh", "-ec", command[0]}
 	}
-	id, err := p.step(s, img, command, strings.Join(c.Words[1:], " "))
+	id, err := p.step(s, img, command, "build "+shellWords(c.Words[1:]))
 	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintln(stdout, id)
 	return err
+}
+
+// shellWords joins words as a shell would have to be given them.
+func shellWords(words []string) string {
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		if word == "" || strings.ContainsFunc(word, needsQuotes) {
+			word = "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+		}
+		quoted[i] = word
+	}
+	return strings.Join(quoted, " ")
+}
+
+func needsQuotes(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("-_./:=,+@%", r)
 }
 
 // divertOutput lets all that writes to standard output, this process and those

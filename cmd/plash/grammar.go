@@ -16,6 +16,7 @@ type grammar struct {
 	imageCommands
 	runCommands
 	sessionCommands
+	showCommands
 	buildCommands
 	otherCommands
 }

@@ -14,9 +14,9 @@ func TestCommandsForRecall(t *testing.T) {
 		takesID, makesImage bool
 	}{
 		{"build create stack add-layer check", true, true},
-		{"run run:persist runb mount mounted with-mount id parent nodepath rm push:dir push:tarfile copy export-tar", true, false},
+		{"run run:persist runb mount mounted with-mount id parent nodepath rm diff history push:dir push:tarfile copy export-tar", true, false},
 		{"pull:host pull:tarfile pull:url pull:lxc import-tar import-lxc", false, true},
-		{"map data clean purge sudo chroot mkdtemp init shrink umount cache recall do noid b eval", false, false},
+		{"map data clean purge sudo chroot mkdtemp init shrink ls umount cache recall do noid b eval", false, false},
 	} {
 		for _, name := range strings.Fields(c.names) {
 			node := command(parser, name)

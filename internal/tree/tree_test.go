@@ -6,8 +6,10 @@ import (
 	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -282,4 +284,29 @@ func TestCopySaysWhatItCouldNot(t *testing.T) {
 			t.Errorf("the error is %v", err)
 		}
 	})
+}
+
+// TestUsage: what du says.
+func TestUsage(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "d")
+	must(t, os.MkdirAll(dir+"/a/b", 0o755))
+	must(t, os.WriteFile(dir+"/a/file", make([]byte, 100_000), 0o644))
+	must(t, os.Link(dir+"/a/file", dir+"/a/b/link"))
+	must(t, os.WriteFile(dir+"/hole", nil, 0o644))
+	must(t, os.Truncate(dir+"/hole", 1<<30))
+	must(t, os.Symlink("/usr", dir+"/symlink"))
+	out, err := exec.Command("du", "-s", "--block-size=1", dir).Output()
+	must(t, err)
+	want, _, _ := strings.Cut(string(out), "\t")
+	if got, err := Usage(dir); strconv.FormatInt(got, 10) != want || err != nil {
+		t.Errorf("%d, %v; du says %s", got, err, want)
+	}
+	if _, err := Usage(dir + "/none/x"); err == nil {
+		t.Error("no error for a directory that is not there")
+	}
+	makeDeep(t, dir, 3000)
+	if _, err := Usage(dir); err != nil {
+		t.Error(err)
+	}
+	must(t, Remove(dir))
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -32,7 +31,7 @@ func (p *plash) parse(words []string) error {
 	parser := newParser()
 	node := command(parser, words[0])
 	if node == nil {
-		return fmt.Errorf("no such command: %s", words[0])
+		return noSuchCommand(parser, words[0])
 	}
 	context, err := parser.Parse(append([]string{node.Name}, arrange(node, words[1:])...))
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -236,7 +237,11 @@ func openStore() (*store.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return store.Open(dir)
+	s, err := store.Open(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		err = noStore{err}
+	}
+	return s, err
 }
 
 // initStore opens the data directory, and makes it if it is missing.

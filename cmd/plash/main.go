@@ -32,7 +32,7 @@ func main() {
 		words = words[1:]
 	}
 	if err := p.dispatch(words); err != nil {
-		fail(err)
+		fail(advise(err))
 	}
 }
 

@@ -204,6 +204,7 @@ func runAs(t *testing.T, u *user.User, limit time.Duration) {
 		"HOME=" + dir + "/home", "USER=" + who, "LOGNAME=" + who, "SHELL=/bin/sh", "TERM=dumb",
 		"LC_ALL=C.UTF-8", "TMPDIR=" + dir + "/tmp", "PLASH_DATA=" + dir + "/data",
 		"PLASH_TEST_BASE=" + base, "PLASH_TEST_CACHE=" + cacheDir(),
+		"PLASH_TEST_CHAOS=" + os.Getenv("PLASH_TEST_CHAOS"),
 	}
 	var out bytes.Buffer
 	child.Stdout, child.Stderr = &out, &out

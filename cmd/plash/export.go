@@ -41,7 +41,7 @@ func export(id string, write func(*union.Union) error) error {
 	}
 	u, err := union.New(union.Config{Lowers: image.layers})
 	if err != nil {
-		return err
+		return image.failed(err)
 	}
 	defer u.Close()
 	return write(u)

@@ -125,7 +125,7 @@ func (c *mountCommand) Run(p *plash) error {
 		return err
 	}
 	config := launcher.Config{Layers: image.layers, Changes: c.Changes, Verbose: p.verbose}
-	return launcher.MountHost(config, c.Dir, func() {})
+	return image.failed(launcher.MountHost(config, c.Dir, func() {}))
 }
 
 type umountCommand struct {
@@ -226,6 +226,7 @@ func (c *stackCommand) Run() error {
 
 // image is an image that is to be run, mounted or exported.
 type image struct {
+	store  *store.Store
 	id     store.ID
 	layers []union.Layer
 	meta   store.Meta
@@ -288,7 +289,18 @@ func loadImage(s *store.Store, id store.ID) (image, error) {
 		return image{}, err
 	}
 	meta, err := s.Meta(id)
-	return image{id, layers, meta}, err
+	return image{s, id, layers, meta}, err
+}
+
+// failed returns err, or that the image was removed in the moment before its
+// layers were locked, if that is why.
+func (img image) failed(err error) error {
+	if err != nil && img.store != nil {
+		if gone := img.store.Check(img.id); errors.Is(gone, store.ErrNoImage) {
+			return gone
+		}
+	}
+	return err
 }
 
 // makeChanges makes the changes directory if there is to be one and it is

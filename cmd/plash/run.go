@@ -40,7 +40,7 @@ func (p *plash) run(id string, command []string) error {
 	status, err := launcher.Run(config)
 	if err != nil {
 		temp.Remove()
-		return err
+		return img.failed(err)
 	}
 	status.Exit()
 	return nil
@@ -78,7 +78,7 @@ func (c *runPersistCommand) Run(p *plash) error {
 	}
 	config := p.container(img, c.Cmd)
 	config.DataDir, config.Mountpoint, config.Changes = s.Dir(), s.Mountpoint(), c.Dir
-	return runAndExit(config)
+	return img.failed(runAndExit(config))
 }
 
 type mountedCommand struct {
@@ -91,13 +91,13 @@ func (c *mountedCommand) Run(p *plash) error {
 	if err != nil {
 		return err
 	}
-	return runAndExit(launcher.Config{
+	return img.failed(runAndExit(launcher.Config{
 		Layers:     img.layers,
 		View:       launcher.Host,
 		Mountpoint: s.Mountpoint(),
 		Command:    c.Cmd,
 		Verbose:    p.verbose,
-	})
+	}))
 }
 
 type chrootCommand struct {

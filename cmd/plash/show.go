@@ -42,7 +42,7 @@ func (c *diffCommand) Run() error {
 		return errs.Path("standard output", err)
 	})
 	if err != nil {
-		return err
+		return img.failed(err)
 	}
 	return errs.Path("standard output", out.Flush())
 }

@@ -915,3 +915,30 @@ func TestSession(t *testing.T) {
 	must(t, s.Remove(two))
 	wantLast(0)
 }
+
+// A key that is set while Clean looks at its old, dangling link stays.
+func TestCleanWhileSet(t *testing.T) {
+	s := newStore(t)
+	one := stack(t, s, 0)
+	for i := range 100 {
+		key := fmt.Sprint("key", i)
+		gone := stack(t, s, 0)
+		must(t, s.SetMap(key, gone))
+		must(t, s.Remove(gone))
+		var wait sync.WaitGroup
+		wait.Go(func() {
+			if _, err := s.Clean(CleanKeys); err != nil {
+				t.Error(err)
+			}
+		})
+		wait.Go(func() {
+			if err := s.SetMap(key, one); err != nil {
+				t.Error(err)
+			}
+		})
+		wait.Wait()
+		if id, err := s.Map(key); id != one || err != nil {
+			t.Fatal(i, id, err)
+		}
+	}
+}

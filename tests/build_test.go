@@ -91,6 +91,8 @@ func TestInterruptedBuild(t *testing.T) {
 			{"build", base, code},
 			{"build", "--from", base, "--run", code},
 			{"--from", base, "--run", code, "--", "true"},
+			{"cache", "build", base, code},
+			{"do", "build", "--from", base, "--run", code},
 		} {
 			for _, s := range []syscall.Signal{unix.SIGTERM, unix.SIGINT, unix.SIGHUP} {
 				p := startSilent(t, words...)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,12 +27,7 @@ func (s *Store) remove(id ID, children bool) error {
 		return err
 	}
 	defer tmp.lock.Close()
-	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		err = s.takeOut(id, children, tmp.Path)
-		if !errors.Is(err, ErrInUse) || time.Since(begin) > patience {
-			break
-		}
-	}
+	err = patiently(func() error { return s.takeOut(id, children, tmp.Path) })
 	if err != nil {
 		tmp.Remove()
 		return err
@@ -141,10 +135,13 @@ func (s *Store) Purge() error {
 	if err != nil {
 		return err
 	}
-	err = s.bury(tmp.Path)
+	err = patiently(func() error { return s.bury(tmp.Path) })
 	err = first(err, tmp.Remove())
 	if err == nil {
 		err = errs.Path(s.path("tmp"), os.Remove(s.path("tmp")))
+	}
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, os.ErrNotExist) {
+		return nil // somebody has come since, or purged too
 	}
 	return err
 }
@@ -175,7 +172,7 @@ func (s *Store) bury(to string) error {
 			continue
 		}
 		if inUse(path) {
-			return fmt.Errorf("%s: in use", path)
+			return fmt.Errorf("%s: %w", path, errBusy)
 		}
 		names = append(names, filepath.Join("tmp", e.Name()))
 	}

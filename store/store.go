@@ -26,7 +26,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -331,19 +330,4 @@ func inUse(path string) bool {
 		lock.Close()
 	}
 	return err == unix.EWOULDBLOCK
-}
-
-// patience is how long to wait for the file system server of a container that
-// has just ended: it may be a moment behind it.
-const patience = time.Second
-
-// staysInUse reports whether the directory path does not get free within a
-// moment.
-func staysInUse(path string) bool {
-	for begin := time.Now(); inUse(path); time.Sleep(10 * time.Millisecond) {
-		if time.Since(begin) > patience {
-			return true
-		}
-	}
-	return false
 }

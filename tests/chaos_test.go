@@ -258,3 +258,60 @@ func (c *chaos) check() {
 	}
 	noTemps(c.t)
 }
+
+// TestPurgeWhileBusy: a purge removes all or, while something is used, nothing;
+// what others do meanwhile works or says what is missing.
+func TestPurgeWhileBusy(t *testing.T) {
+	each(t, []kind{root, ordinary}, 2*time.Minute, func(t *testing.T) {
+		if _, err := os.Stat(tiny); err != nil {
+			t.Skip("no static busybox on this machine: tests/setup.sh installs it")
+		}
+		data := os.Getenv("PLASH_DATA")
+		excuse := regexp.MustCompile(`(?m)^plash error: (no image: [0-9]+|` + data + `(/\S+)?: No such file or directory)( \(no images yet: .*\))?\n\z`)
+		end := time.Now().Add(4 * time.Second)
+		var all sync.WaitGroup
+		var worked atomic.Int64
+		for range 2 {
+			all.Go(func() {
+				for time.Now().Before(end) && !t.Failed() {
+					time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
+					id := ""
+					for _, words := range [][]string{{"pull:tarfile", tiny}, {"build", "ID", "echo built >/built"}, {"run", "ID", "cat", "/built"}} {
+						if words[0] != "pull:tarfile" {
+							words[1] = id
+						}
+						r := plash(t, words...)
+						if !r.state.Success() {
+							if !excuse.MatchString(r.err) {
+								t.Errorf("%q: %v\n%s", words, r.state, r.err)
+							}
+							break
+						}
+						id = strings.TrimSuffix(r.out, "\n")
+						if words[0] == "run" {
+							worked.Add(1)
+						}
+					}
+				}
+			})
+		}
+		purged := 0
+		for time.Now().Before(end) {
+			time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
+			r := plash(t, "purge", "--yes")
+			switch {
+			case r.state.Success():
+				purged++
+			case !strings.Contains(r.err, "in use\n") && !excuse.MatchString(r.err):
+				t.Errorf("purge: %v\n%s", r.state, r.err)
+			}
+		}
+		all.Wait()
+		t.Logf("purged %d times; %d runs", purged, worked.Load())
+		plash(t, "init").ok()
+		plash(t, "purge", "--yes").ok()
+		if left := names(t, data); len(left) != 0 {
+			t.Errorf("left: %q", left)
+		}
+	})
+}

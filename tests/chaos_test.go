@@ -110,6 +110,8 @@ func (c *chaos) step() {
 		c.plash("diff", id)
 	case n < 88:
 		c.plash("push:tarfile", id, "/dev/null")
+	case n < 90:
+		c.kill("cache", "build", id, "echo y >/y; cat /text")
 	case n < 94:
 		c.kill("build", id, "echo x >/x; cat /text")
 	default:

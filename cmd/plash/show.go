@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -159,14 +158,17 @@ func printTree(out *tabwriter.Writer, list []listed, parent store.ID, indent str
 	}
 }
 
-// ownKeys are the keys of plash's caches and of sessions.
-var ownKeys = regexp.MustCompile(`^session:|[0-9a-f]{64}$`)
+// isOwnKey reports whether key is one of plash's caches or of a session.
+func isOwnKey(key string) bool {
+	hash := key[strings.LastIndexByte(key, ':')+1:]
+	return strings.HasPrefix(key, "session:") || len(hash) == 64 && strings.Trim(hash, "0123456789abcdef") == ""
+}
 
 // givenKeys returns in one word the keys that say something to people.
 func givenKeys(keys []string) string {
 	var given []string
 	for _, key := range keys {
-		if !ownKeys.MatchString(key) {
+		if !isOwnKey(key) {
 			given = append(given, oneLine(key))
 		}
 	}

@@ -379,7 +379,9 @@ func (s *stack) randomTree(r *rand.Rand, dir string, depth int, whiteouts bool) 
 			err = os.WriteFile(path, []byte(strings.Repeat(name, r.IntN(9000))), []os.FileMode{0o644, 0o600, 0o666, 0o755}[r.IntN(4)])
 		case n == 6:
 			err = os.Symlink(targets[r.IntN(len(targets))], path)
-			continue // no mode, no owner
+			if err == nil {
+				continue // no mode, no owner
+			}
 		case n == 7:
 			err = unix.Mkfifo(path, 0o600)
 		case n == 8 && whiteouts:
@@ -389,9 +391,8 @@ func (s *stack) randomTree(r *rand.Rand, dir string, depth int, whiteouts bool) 
 			}
 		case n == 9 && whiteouts && kernelAtLeast(6, 7):
 			s.mark(dir, "opaque", "x")
-			err = os.WriteFile(path, nil, 0o600)
-			s.mark(path, "whiteout", "y")
-			if err == nil {
+			if err = os.WriteFile(path, nil, 0o600); err == nil {
+				s.mark(path, "whiteout", "y")
 				continue
 			}
 		default:

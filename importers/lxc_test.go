@@ -544,14 +544,3 @@ func TestCompareVersions(t *testing.T) {
 }
 
 func compareInts(a, b int) int { return slices.Compare([]int{a}, []int{b}) }
-
-func TestEditDistance(t *testing.T) {
-	for _, c := range []struct {
-		a, b string
-		want int
-	}{{"", "", 0}, {"", "abc", 3}, {"alpine", "alpine", 0}, {"alpin", "alpine", 1}, {"apline", "alpine", 2}, {"debain", "debian", 2}, {"kitten", "sitting", 3}} {
-		if got := editDistance(c.a, c.b); got != c.want || editDistance(c.b, c.a) != c.want {
-			t.Errorf("%s, %s: %d", c.a, c.b, got)
-		}
-	}
-}

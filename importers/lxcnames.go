@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"plash/internal/spell"
 )
 
 // lxcArch returns what the server calls this machine's architecture: Debian's
@@ -87,7 +89,7 @@ func suggest(images []LXCImage, name string) string {
 	distance := map[string]int{}
 	for _, image := range images {
 		distro := image.Distro
-		d := editDistance(strings.ToLower(name), strings.ToLower(distro))
+		d := spell.Distance(strings.ToLower(name), strings.ToLower(distro))
 		if strings.Contains(distro, name) || strings.Contains(name, distro) {
 			d = min(d, 1)
 		}
@@ -106,28 +108,6 @@ func suggest(images []LXCImage, name string) string {
 		return cmp.Or(cmp.Compare(distance[a], distance[b]), strings.Compare(a, b))
 	})
 	return "there is " + strings.Join(near[:min(3, len(near))], ", ")
-}
-
-// editDistance returns how many letters must be put in, taken out or replaced
-// to make one word the other.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		above := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			replaced := above
-			if a[i] != b[j] {
-				replaced++
-			}
-			above = row[j+1]
-			row[j+1] = min(replaced, above+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 // Kinds of versions, in the order in which they count as the newest release.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"plash/internal/spell"
 	"plash/store"
 )
 
@@ -21,45 +22,13 @@ func noSuchCommand(parser *kong.Kong, name string) error {
 }
 
 // nearest returns the command whose name is most like word, "" if none is much
-// like it: one mistake in three letters, or the name's beginning.
+// like it.
 func nearest(parser *kong.Kong, word string) string {
-	best, least := "", max(1, len(word)/3)+1
+	var names []string
 	for _, node := range parser.Model.Children {
-		for _, name := range append([]string{node.Name}, node.Aliases...) {
-			d := distance(word, name)
-			if len(word) > 2 && strings.HasPrefix(name, word) {
-				d = 1
-			}
-			if d < least && d < len(word) {
-				best, least = name, d
-			}
-		}
+		names = append(append(names, node.Name), node.Aliases...)
 	}
-	return best
-}
-
-// distance is how many letters must be inserted, removed, replaced or swapped
-// with the next one to make b of a.
-func distance(a, b string) int {
-	d := make([][]int, len(a)+1)
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		for j := range d[i] {
-			if i == 0 || j == 0 {
-				d[i][j] = i + j
-				continue
-			}
-			other := 1
-			if a[i-1] == b[j-1] {
-				other = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+other)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(a)][len(b)]
+	return spell.Nearest(word, names)
 }
 
 // noStore is the error about a data directory that is not there.

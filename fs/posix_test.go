@@ -24,5 +24,5 @@ func TestPosix(t *testing.T) {
 	}
 }
 
-// TestAsUser runs all other tests of this package as an ordinary user.
-func TestAsUser(t *testing.T) { usertest.Rerun(t) }
+// TestAsUser runs the other tests of this package as an ordinary user.
+func TestAsUser(t *testing.T) { usertest.Rerun(t, "-test.skip=RandomLikeTheKernel") }

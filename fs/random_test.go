@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
 )
 
 var (
@@ -39,7 +41,9 @@ const perRun = 2000
 // links in lower layers, files that are open for reading at their copy-up, and
 // whiteouts of lower directories that do not merge.
 func TestRandomLikeTheKernel(t *testing.T) {
-	realRootOnly(t)
+	if os.Geteuid() != 0 || os.Getenv("PLASH_TEST_USER") == "one id" {
+		t.Skip("the processes are those of several users")
+	}
 	s := *seed
 	if s == 0 {
 		s = uint64(time.Now().UnixNano())
@@ -58,6 +62,12 @@ func TestRandomLikeTheKernel(t *testing.T) {
 		}
 		s++
 	}
+}
+
+// TestRandomAsUser does the same as an ordinary user in a user namespace, by
+// processes of his subordinate ids.
+func TestRandomAsUser(t *testing.T) {
+	usertest.Rerun(t, "-test.run=RandomLikeTheKernel", "-test.timeout=0", fmt.Sprint("-seed=", *seed), fmt.Sprint("-steps=", *steps))
 }
 
 // shrink leaves operations out as long as there is still a difference.
@@ -113,13 +123,14 @@ var users = []struct{ uid, gid int }{{0, 0}, {1000, 1000}, {1001, 1001}, {0, 0}}
 func newSide(t *testing.T, seed uint64, kernel bool) *side {
 	t.Helper()
 	s := &side{stack: newStack(t, 3), kernel: kernel, opts: "userxattr"}
-	if seed%2 == 0 {
+	redirect := seed%2 == 0 && !usertest.Active()
+	if redirect {
 		s.opts, s.prefix = "redirect_dir=on", "trusted.overlay."
 	}
 	s.letUsersIn()
 	s.randomLayers(seed)
 	s.change = func(c *serveConfig) {
-		c.Redirect = seed%2 == 0
+		c.Redirect = redirect
 		c.Serve.WriteThrough = seed%4 > 1
 		c.Serve.Opens = seed%3 == 0
 	}

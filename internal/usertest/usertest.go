@@ -20,9 +20,10 @@ const (
 // Active reports whether these tests run as the user.
 func Active() bool { return os.Getenv(env) != "" }
 
-// Rerun runs all tests of the calling package as a user with subordinate ids
-// and as one without; those that call it are skipped there.
-func Rerun(t *testing.T) {
+// Rerun runs all tests of the calling package, or those that flags of the test
+// binary select, as a user with subordinate ids and as one without; those that
+// call it are skipped there.
+func Rerun(t *testing.T, flags ...string) {
 	if Active() {
 		t.Skip("this is the user already")
 	}
@@ -45,7 +46,7 @@ func Rerun(t *testing.T) {
 			if testing.Verbose() {
 				verbose = "-test.v=true"
 			}
-			cmd := exec.Command(self, verbose, "-test.timeout=300s")
+			cmd := exec.Command(self, append([]string{verbose, "-test.timeout=300s"}, flags...)...)
 			cmd.Env = append(os.Environ(), env+"="+name, "TMPDIR="+dir)
 			cmd.SysProcAttr = &syscall.SysProcAttr{
 				Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,

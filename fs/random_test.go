@@ -417,6 +417,14 @@ func (s *stack) randomTree(r *rand.Rand, dir string, depth int, whiteouts bool) 
 		} else if n == 2 {
 			os.Chmod(path, os.ModeSetuid|os.ModeSetgid|0o775)
 		}
+		switch r.IntN(12) {
+		case 0:
+			unix.Setxattr(path, "security.capability", fileCaps(), 0)
+		case 1:
+			unix.Setxattr(path, "system.posix_acl_access", aclOf(uint16(r.IntN(8)), uint16(r.IntN(8))), 0)
+		case 2:
+			unix.Setxattr(path, "system.posix_acl_default", aclOf(uint16(r.IntN(8)), uint16(r.IntN(8))), 0)
+		}
 		if r.IntN(4) == 0 && unix.Setxattr(path, "trusted.x", []byte(name), 0) == nil {
 			unix.Setxattr(path, "user.x", []byte(name), 0)
 		}

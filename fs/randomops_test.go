@@ -137,6 +137,9 @@ func work(text string) error {
 			return err
 		}
 	}
+	if _, err := os.Stat(w.Mnt); err != nil {
+		return err
+	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
 		var o op
@@ -196,7 +199,7 @@ func init() {
 		"rmtree": rmtree,
 		"rename": func(w *worker, a, b string, n int) string { return result(unix.Rename(a, b)) },
 		"rename2": func(w *worker, a, b string, n int) string {
-			flags := []uint{unix.RENAME_EXCHANGE, unix.RENAME_NOREPLACE, unix.RENAME_EXCHANGE | unix.RENAME_NOREPLACE}[n%3]
+			flags := []uint{unix.RENAME_EXCHANGE, unix.RENAME_NOREPLACE, unix.RENAME_EXCHANGE | unix.RENAME_NOREPLACE, unix.RENAME_WHITEOUT}[n/3%4]
 			return result(unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, flags))
 		},
 		"link": func(w *worker, a, b string, n int) string {
@@ -219,7 +222,7 @@ func init() {
 		"removexattr": func(w *worker, a, b string, n int) string {
 			return result(unix.Lremovexattr(a, []string{"user.x", "trusted.x", "security.capability", "system.posix_acl_default"}[n%4]))
 		},
-		"acl":  acl,
+		"acl":  setACL,
 		"caps": caps,
 		"list": func(w *worker, a, b string, n int) string { return listing(a) },
 		"pieces": func(w *worker, a, b string, n int) string {
@@ -594,27 +597,40 @@ func setxattrOp(w *worker, a, b string, n int) string {
 	return result(unix.Lsetxattr(a, name, []byte(strings.Repeat("v", n/5%100)), []int{0, unix.XATTR_CREATE, unix.XATTR_REPLACE}[n/7%3]))
 }
 
-// acl sets an ACL with an entry for user 1001: version 2, then per entry tag,
-// permissions and id (linux/posix_acl_xattr.h).
-func acl(w *worker, a, b string, n int) string {
+// setACL sets an ACL with an entry for user 1001.
+func setACL(w *worker, a, b string, n int) string {
+	value := aclOf(uint16(n%8), uint16(n/8%8))
+	return result(unix.Lsetxattr(a, []string{"system.posix_acl_access", "system.posix_acl_default"}[n%2], value, 0))
+}
+
+// aclOf is the value of an ACL by which the owner may do all, user 1001 what
+// user says, the group read and execute, and all others what other says: version
+// 2, then per entry tag, permissions and id (linux/posix_acl_xattr.h).
+func aclOf(user, other uint16) []byte {
 	value := binary.LittleEndian.AppendUint32(nil, 2)
 	for _, e := range []struct {
 		tag, perm uint16
 		id        uint32
-	}{{1, 7, ^uint32(0)}, {2, uint16(n % 8), 1001}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, uint16(n / 8 % 8), ^uint32(0)}} {
+	}{{1, 7, ^uint32(0)}, {2, user, 1001}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, other, ^uint32(0)}} {
 		value = binary.LittleEndian.AppendUint16(value, e.tag)
 		value = binary.LittleEndian.AppendUint16(value, e.perm)
 		value = binary.LittleEndian.AppendUint32(value, e.id)
 	}
-	return result(unix.Lsetxattr(a, []string{"system.posix_acl_access", "system.posix_acl_default"}[n%2], value, 0))
+	return value
 }
 
-// caps sets a file capability: revision 2 (linux/capability.h), CAP_NET_RAW.
+// caps gives a program a capability.
 func caps(w *worker, a, b string, n int) string {
+	return result(unix.Lsetxattr(a, "security.capability", fileCaps(), 0))
+}
+
+// fileCaps is the value that stands for CAP_NET_RAW, revision 2
+// (linux/capability.h).
+func fileCaps() []byte {
 	value := make([]byte, 20)
 	binary.LittleEndian.PutUint32(value, 0x02000001)
 	binary.LittleEndian.PutUint32(value[4:], 1<<13)
-	return result(unix.Lsetxattr(a, "security.capability", value, 0))
+	return value
 }
 
 // sameIno tells whether the number stays when the object is changed.
@@ -647,16 +663,35 @@ func inotify(w *worker, a, b string, n int) string {
 	done += result(unix.Chmod(path, 0o644))
 	done += result(unix.Rename(path, path+"2"))
 	done += result(unix.Unlink(path + "2"))
-	buf := make([]byte, 4096)
+	events, err := notifications(fd)
+	var lines []string
+	for _, e := range events {
+		lines = append(lines, fmt.Sprintf("%x %s", e.mask, e.name))
+	}
+	return done + result(err, lines)
+}
+
+type notification struct {
+	wd   int
+	mask uint32
+	name string
+}
+
+// notifications reads what an inotify descriptor has, see inotify(7).
+func notifications(fd int) ([]notification, error) {
+	buf := make([]byte, 16<<10)
 	k, err := unix.Read(fd, buf)
-	var events []string
-	for buf = buf[:max(k, 0)]; len(buf) > 0; {
+	if err != nil {
+		return nil, err
+	}
+	var all []notification
+	for buf = buf[:k]; len(buf) > 0; {
 		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buf[12:]))
 		name, _, _ := strings.Cut(string(buf[unix.SizeofInotifyEvent:size]), "\x00")
-		events = append(events, fmt.Sprintf("%x %s", binary.NativeEndian.Uint32(buf[4:]), name))
+		all = append(all, notification{int(binary.NativeEndian.Uint32(buf)), binary.NativeEndian.Uint32(buf[4:]), name})
 		buf = buf[size:]
 	}
-	return done + result(err, events)
+	return all, nil
 }
 
 // hold opens a file and keeps it open.
@@ -720,5 +755,12 @@ func (w *worker) lock(a, b string, n int) string {
 		return result(unix.Flock(int(f.Fd()), []int{unix.LOCK_EX, unix.LOCK_SH, unix.LOCK_UN}[n/8%3]|unix.LOCK_NB))
 	}
 	l := unix.Flock_t{Type: []int16{unix.F_WRLCK, unix.F_RDLCK, unix.F_UNLCK}[n/8%3], Start: int64(n / 24 % 4), Len: 2}
-	return result(unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l))
+	if n/100%2 == 0 {
+		return result(unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l))
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &l); err != nil {
+		return result(err)
+	}
+	l.Type, l.Start, l.Len = unix.F_WRLCK, 0, 0
+	return result(unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l), l.Type, l.Start, l.Len)
 }

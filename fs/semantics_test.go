@@ -200,6 +200,7 @@ func compare(t *testing.T, layers []layer, ops func(r *run)) {
 	t.Helper()
 	build := func() *stack {
 		s := newStack(t, len(layers))
+		s.letUsersIn()
 		for i, fill := range layers {
 			fill(t, s.lowers[i])
 			setTimes(t, s.lowers[i])

@@ -108,22 +108,16 @@ func (u *Union) syncDir(dir int, name string) error {
 
 func (u *Union) copyDirAttrs(n *Node, tmp string, st *unix.Stat_t, empty bool) error {
 	dst := ref{fd: u.workFD(), name: tmp}
-	if empty {
-		if err := u.writeMark(dst.path(), opaqueAttr, "y"); err != nil {
-			return err
-		}
-	} else if src, err := u.ref(n); err != nil {
-		return err
-	} else {
-		if src.fd >= 0 {
-			err = copyXattrs(src, dst)
-		}
-		src.done()
-		if err != nil {
-			return err
-		}
+	if !empty {
+		return u.copyMeta(n, dst, st)
 	}
-	return u.copyAttrs(dst, st)
+	if err := u.writeMark(dst.path(), opaqueAttr, "y"); err != nil {
+		return err
+	}
+	if err := u.copyOwner(dst, st); err != nil {
+		return err
+	}
+	return u.copyModeTimes(dst, st)
 }
 
 // publishDir moves the directory tmp of the work directory to where n is.
@@ -326,26 +320,26 @@ func (u *Union) copyObject(n *Node, tmp string, st *unix.Stat_t, size int64) err
 	if err != nil {
 		return err
 	}
-	return u.copyMeta(n, tmp, st)
+	return u.copyMeta(n, ref{fd: u.workFD(), name: tmp}, st)
 }
 
-func (u *Union) copyMeta(n *Node, tmp string, st *unix.Stat_t) error {
+// copyMeta gives dst what else n has, whose attributes are st, in the order in
+// which nothing is undone: chown(2) drops set-id bits and capabilities.
+func (u *Union) copyMeta(n *Node, dst ref, st *unix.Stat_t) error {
 	src, err := u.ref(n)
 	if err != nil {
 		return err
 	}
 	defer src.done()
-	dst := ref{fd: u.workFD(), name: tmp}
-	// Owner first: chown drops suid, sgid and capabilities.
-	if !u.overrides(st.Mode) {
-		if err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := u.copyOwner(dst, st); err != nil {
+		return err
+	}
+	if src.fd >= 0 {
+		if err := copyXattrs(src, dst); err != nil {
 			return err
 		}
 	}
-	if err := copyXattrs(src, dst); err != nil {
-		return err
-	}
-	return u.copyAttrs(dst, st)
+	return u.copyModeTimes(dst, st)
 }
 
 func (u *Union) copyRegular(n *Node, tmp string, st *unix.Stat_t, size int64) error {
@@ -369,7 +363,7 @@ func (u *Union) copyRegular(n *Node, tmp string, st *unix.Stat_t, size int64) er
 			return err
 		}
 	}
-	if err := u.copyMeta(n, tmp, st); err != nil {
+	if err := u.copyMeta(n, ref{fd: u.workFD(), name: tmp}, st); err != nil {
 		return err
 	}
 	if u.volatile {
@@ -441,25 +435,25 @@ func copyByHand(dst, src int, off, end int64) error {
 	return nil
 }
 
-// copyAttrs sets owner, mode and times of dst from st, in the order in which
-// they do not undo each other.
-func (u *Union) copyAttrs(dst ref, st *unix.Stat_t) error {
-	ts := [2]unix.Timespec{st.Atim, st.Mtim}
+func (u *Union) copyOwner(dst ref, st *unix.Stat_t) error {
 	if u.overrides(st.Mode) {
-		if err := u.setOverride(dst, *st, nil, nil, nil); err != nil {
-			return err
-		}
-		return dst.utimes(&ts)
+		return nil // kept with the mode
 	}
-	if err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	return unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func (u *Union) copyModeTimes(dst ref, st *unix.Stat_t) error {
+	var err error
+	switch {
+	case u.overrides(st.Mode):
+		err = u.setOverride(dst, *st, nil, nil, nil)
+	case st.Mode&unix.S_IFMT != unix.S_IFLNK:
+		err = dst.chmod(st.Mode & 0o7777)
+	}
+	if err != nil {
 		return err
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		if err := dst.chmod(st.Mode & 0o7777); err != nil {
-			return err
-		}
-	}
-	return dst.utimes(&ts)
+	return dst.utimes(&[2]unix.Timespec{st.Atim, st.Mtim})
 }
 
 // copyXattrs copies the extended attributes of src but those of the union

@@ -35,6 +35,9 @@ func Rerun(t *testing.T, flags ...string) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o711); err != nil { // tests have users of their own
+		t.Fatal(err)
+	}
 	self := copySelf(t, dir)
 	own := syscall.SysProcIDMap{ContainerID: 0, HostID: user, Size: 1}
 	for name, ids := range map[string][]syscall.SysProcIDMap{

@@ -28,6 +28,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -97,7 +98,8 @@ type Union struct {
 
 // New opens the layers and returns their union. It holds a shared flock(2) on
 // the root of each lower that is not live, and an exclusive one on Work: a
-// second user of the same work directory gets "changes directory in use".
+// second user of the same work directory gets "changes directory in use", after
+// a moment in which the first one may end.
 // Left-overs in the work directory are removed. The caller must Close it.
 func New(c Config) (*Union, error) {
 	if len(c.Lowers) == 0 && c.Upper == "" {
@@ -195,12 +197,21 @@ func (u *Union) tmpName() string {
 	return "#" + strconv.FormatUint(u.tmpSeq.Add(1), 16)
 }
 
+// patience is how long to wait for the server of a mount that has just gone: it
+// ends a moment after umount(8).
+const patience = 2 * time.Second
+
 func (u *Union) lock(path string, how int, busy string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return errs.Path(path, err)
 	}
-	if err := unix.Flock(fd, how|unix.LOCK_NB); err != nil {
+	err = unix.Flock(fd, how|unix.LOCK_NB)
+	for begin := time.Now(); err == unix.EWOULDBLOCK && time.Since(begin) < patience; {
+		time.Sleep(5 * time.Millisecond)
+		err = unix.Flock(fd, how|unix.LOCK_NB)
+	}
+	if err != nil {
 		unix.Close(fd)
 		if err == unix.EWOULDBLOCK {
 			return fmt.Errorf("%s: %s", path, busy)

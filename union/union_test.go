@@ -79,10 +79,11 @@ func TestWorkDirectoryInUse(t *testing.T) {
 	if _, err := New(c); err == nil || !strings.Contains(err.Error(), "changes directory in use") {
 		t.Errorf("second user: %v", err)
 	}
-	u.Close()
 	write(t, work, "work/#1/left/over")
+	first := u
+	time.AfterFunc(100*time.Millisecond, func() { first.Close() }) // as a server that has just lost its mount
 	if u, err = New(c); err != nil {
-		t.Fatalf("after the first user's end: %v", err)
+		t.Fatalf("at the first user's end: %v", err)
 	}
 	defer u.Close()
 	if ents, _ := os.ReadDir(filepath.Join(work, "work")); len(ents) != 0 {
@@ -319,3 +320,43 @@ func TestForgetting(t *testing.T) {
 		t.Error("the number was used again with the same generation")
 	}
 }
+
+// Without an upper every change is EROFS.
+func TestReadOnly(t *testing.T) {
+	lower := t.TempDir()
+	write(t, lower, "f", "d/g")
+	u, err := New(Config{Lowers: []Layer{{Path: lower}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	root, f, d, mode := u.Root(), walk(t, u, "f"), walk(t, u, "d"), uint32(0o600)
+	size := int64(0)
+	for what, err := range map[string]error{
+		"write":       u.Write(f, []byte("x"), 0, false),
+		"chmod":       u.Setattr(f, SetAttr{Mode: &mode}),
+		"chmod a dir": u.Setattr(d, SetAttr{Mode: &mode}),
+		"truncate":    u.Setattr(f, SetAttr{Size: &size}),
+		"fallocate":   u.Fallocate(f, 0, 0, 10),
+		"setxattr":    u.Setxattr(f, "user.x", nil, 0),
+		"unlink":      u.Unlink(root, "f"),
+		"rmdir":       u.Rmdir(root, "d"),
+		"rename":      u.Rename(root, "f", d, "f", 0),
+		"link":        err2(u.Link(f, d, "f")),
+		"mkdir":       err3(u.Mkdir(root, "new", Creation{Mode: 0o755})),
+		"create":      err3(u.Create(root, "new", Creation{Mode: 0o644})),
+		"symlink":     err3(u.Symlink(root, "new", "x", Creation{})),
+		"mknod":       err3(u.Mknod(root, "new", Creation{Mode: unix.S_IFIFO | 0o644}, 0)),
+		"tmpfile":     err3(u.Tmpfile(root, Creation{Mode: 0o644})),
+	} {
+		if err != unix.EROFS {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	buf := make([]byte, 10)
+	if n, err := u.Read(f, buf, 0); err != nil || string(buf[:n]) != "f" {
+		t.Errorf("read: %q, %v", buf[:n], err)
+	}
+}
+
+func err3(_ *Node, _ *unix.Stat_t, err error) error { return err }

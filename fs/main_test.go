@@ -107,7 +107,11 @@ func serve(text string) error {
 	if err != nil {
 		return err
 	}
-	if err := fs.Mount(fd, c.Mountpoint, 0); err != nil {
+	var flags uintptr
+	if c.Upper == "" {
+		flags = unix.MS_RDONLY
+	}
+	if err := fs.Mount(fd, c.Mountpoint, flags); err != nil {
 		return err
 	}
 	if c.NoResource {

@@ -2,7 +2,7 @@
 # make test   sets up this machine (as root) and runs all tests
 # make soak   compares random operations with the kernel's for long (SEED, STEPS)
 # make check  is for the source: format, vet, staticcheck, other architectures
-# make bench  measures plash beside other union file systems (as root)
+# make bench  measures plash beside other union file systems, as root and as BENCH_USER
 
 export CGO_ENABLED = 0
 
@@ -35,8 +35,11 @@ check:
 	GOARCH=arm64 go vet ./...
 	GOARCH=arm64 go build -o /dev/null ./cmd/plash
 
+BENCH_USER = plashtest
 bench: all
-	go run ./bench dist/plash
+	go build -o dist/bench ./bench
+	dist/bench -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" dist/plash
+	dist/bench -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" -user $(BENCH_USER) dist/plash
 
 clean:
 	rm -rf dist

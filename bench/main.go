@@ -1,279 +1,123 @@
-// Command bench measures plash beside kernel overlayfs and fuse-overlayfs: each
-// mounts the same three layers, writable, and the same programs run in it. The
-// rounds of all are interleaved, so that what else the machine does hits all
-// alike. It prints the medians, and their ratios to the kernel's. Only root can
-// run it: kernel overlayfs and cold caches need that.
+// Command bench measures plash beside kernel overlayfs, fuse-overlayfs and
+// unionfs-fuse: each mounts the same layers, writable, and the same programs run
+// in it. The rounds of all are interleaved, so that what else the machine does hits
+// all alike. It prints the medians and their ratios to the kernel's, and which
+// rows miss what is demanded of plash. README.md says how to read them.
 //
-//	usage: bench [-rounds N] [-dir DIR] PLASH
+// Only root can run it, for cold caches. With -user the mounts and all that
+// runs in them are an ordinary user's, who is root of a user namespace.
 package main
 
 import (
-	"archive/tar"
-	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
-	"text/tabwriter"
-	"time"
-
-	"golang.org/x/sys/unix"
+	"regexp"
 )
 
+// A config is what the command line says.
+type config struct {
+	Dir    string // for layers and mounts; its file system is measured too
+	Plash  string
+	Fuse2  string // fuse-overlayfs 2.x, if there
+	Only   string // regular expression: rows to measure
+	Rounds int
+	Quick  bool
+	Trace  bool   // count requests only
+	User   string // an ordinary user's name; "" is root
+}
+
 func main() {
-	rounds := flag.Int("rounds", 5, "rounds, of which the medians are taken")
-	dir := flag.String("dir", os.TempDir(), "directory for layers and changes: its file system is measured too")
+	if len(os.Args) > 2 && os.Args[1] == "work" {
+		fail(work(os.Args[2], os.Args[3:]))
+		return
+	}
+	if text := os.Getenv(agentEnv); text != "" {
+		fail(agentMain(text))
+		return
+	}
+	var c config
+	flag.StringVar(&c.Dir, "dir", "", "make the layers in this `directory`, or take them from there, and leave them there (else a temporary one)")
+	flag.StringVar(&c.Fuse2, "fuse-overlayfs2", "", "`path` of fuse-overlayfs 2.x")
+	flag.StringVar(&c.Only, "only", "", "measure only the rows and groups that match this `pattern`, a regular expression")
+	flag.IntVar(&c.Rounds, "rounds", 0, "`number` of rounds, of which the medians are taken (else 5, with -quick 3)")
+	flag.BoolVar(&c.Quick, "quick", false, "the most telling rows only, without unionfs-fuse, and count no requests")
+	flag.BoolVar(&c.Trace, "trace", false, "time nothing, print the requests of each row by opcode")
+	flag.StringVar(&c.User, "user", "", "measure as this user, with subordinate ids, in a user namespace")
+	out := flag.String("json", "", "write the results to this `file` too")
+	show := flag.Bool("show", false, "measure nothing: print the results in the given JSON files; of the same row the last")
+	markdown := flag.Bool("markdown", false, "print Markdown")
 	flag.Parse()
-	if flag.NArg() != 1 || *rounds < 1 {
-		fmt.Fprintln(os.Stderr, "usage: bench [-rounds N] [-dir DIR] PLASH")
+	if *show {
+		fail(showMain(flag.Args(), *markdown))
+		return
+	}
+	if flag.NArg() != 1 || c.Rounds < 0 {
+		fmt.Fprintln(os.Stderr, "usage: bench [options] PLASH\n       bench -show [-markdown] FILE…")
+		flag.PrintDefaults()
 		os.Exit(1)
 	}
-	if err := bench(flag.Arg(0), *dir, *rounds); err != nil {
+	c.Plash = flag.Arg(0)
+	fail(measureMain(c, *out, *markdown))
+}
+
+func fail(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// A contender mounts the layers at target, with its changes in the existing
-// directory changes; what it returns ends the mount.
-type contender struct {
-	name  string
-	mount func(layers []string, changes, target string) error
-	end   func(target string) error
-}
-
-// A task is what is measured, a program that runs at the mount's root. Cold:
-// all caches are dropped before.
-type task struct {
-	name string
-	cold bool
-	argv []string
-}
-
-func bench(plash, parent string, rounds int) error {
+// measureMain measures and prints; the results go to the file out, if any.
+func measureMain(c config, out string, markdown bool) error {
 	if os.Geteuid() != 0 {
-		return errors.New("needs root: kernel overlayfs and cold caches")
+		return errors.New("needs root, for cold caches; -user NAME measures as an ordinary user")
 	}
-	plash, err := filepath.Abs(plash)
-	if err != nil {
+	if _, err := regexp.Compile(c.Only); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(parent, "plash-bench")
-	if err != nil {
-		return err
+	if c.Rounds == 0 && c.Quick {
+		c.Rounds = 3
+	} else if c.Rounds == 0 {
+		c.Rounds = 5
 	}
-	// All changes stay until the end: some file systems are slow for a while
-	// after much was deleted.
-	defer os.RemoveAll(dir)
-	os.Setenv("PLASH_DATA", filepath.Join(dir, "data"))
-	id, layers, err := makeLayers(plash, dir)
-	if err != nil {
-		return err
-	}
-	archive := filepath.Join(dir, "archive.tar")
-	if err := makeArchive(archive); err != nil {
-		return err
-	}
-	tasks := []task{
-		{"find, cold", true, []string{"find", ".", "-ls"}},
-		{"find, warm", false, []string{"find", ".", "-ls"}},
-		{"read all, cold", true, []string{"grep", "-r", "no such text", "."}},
-		{"read all, warm", false, []string{"grep", "-r", "no such text", "."}},
-		{"untar", false, []string{"tar", "-xf", archive, "--one-top-level=new"}},
-		{"rm -rf, of the upper layer", false, []string{"rm", "-rf", "new"}},
-		{"rm -rf, of lower layers", false, []string{"rm", "-rf", "d0", "d1", "d2", "d3"}},
-	}
-	contenders := competitors(plash, id)
-
-	times := map[string]map[string][]time.Duration{} // contender, task
-	for _, c := range contenders {
-		times[c.name] = map[string][]time.Duration{}
-	}
-	for round := range rounds {
-		for i := range contenders {
-			c := contenders[(round+i)%len(contenders)]
-			place := filepath.Join(dir, fmt.Sprintf("%s-%d", c.name, round))
-			if err := once(c, layers, place, tasks, times[c.name]); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-		}
-		fmt.Fprintf(os.Stderr, "round %d of %d\n", round+1, rounds)
-	}
-	return report(os.Stdout, contenders, tasks, times)
-}
-
-// competitors returns those that this machine has, the kernel first.
-func competitors(plash, id string) []contender {
-	options := func(layers []string, changes string) string {
-		return fmt.Sprintf("lowerdir=%s,upperdir=%s/data,workdir=%s/work", strings.Join(layers, ":"), changes, changes)
-	}
-	umount := func(target string) error { return run("", "umount", target) }
-	list := []contender{{"kernel", func(layers []string, changes, target string) error {
-		return unix.Mount("overlay", target, "overlay", 0, options(layers, changes))
-	}, umount}}
-	if path, err := exec.LookPath("fuse-overlayfs"); err == nil {
-		list = append(list, contender{"fuse-overlayfs", func(layers []string, changes, target string) error {
-			return run("", path, "-o", options(layers, changes), target)
-		}, umount})
-	} else {
-		fmt.Fprintln(os.Stderr, "no fuse-overlayfs on this machine: it is left out")
-	}
-	return append(list, contender{"plash", func(_ []string, changes, target string) error {
-		return run("", plash, "mount", id, target, changes)
-	}, umount})
-}
-
-// once mounts and runs each task, and adds what they took to times.
-func once(c contender, layers []string, place string, tasks []task, times map[string][]time.Duration) (err error) {
-	changes, target := filepath.Join(place, "changes"), filepath.Join(place, "mnt")
-	for _, dir := range []string{target, changes + "/data", changes + "/work"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
+	if c.Dir == "" {
+		dir, err := os.MkdirTemp("", "plash-bench-")
+		if err != nil {
 			return err
 		}
+		defer os.RemoveAll(dir)
+		c.Dir = dir
 	}
-	if err := c.mount(layers, changes, target); err != nil {
+	var err error
+	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, c.end(target)) }()
-	for _, t := range tasks {
-		unix.Sync()
-		if t.cold {
-			if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
-				return err
-			}
+	res, err := measure(c)
+	if len(res.Rows) > 0 {
+		if out != "" {
+			text, _ := json.MarshalIndent(res, "", " ")
+			err = errors.Join(err, os.WriteFile(out, append(text, '\n'), 0o644))
 		}
-		begin := time.Now()
-		err := run(target, t.argv...)
-		took := time.Since(begin)
-		var exit *exec.ExitError
-		if err != nil && !(t.argv[0] == "grep" && errors.As(err, &exit) && exit.ExitCode() == 1) {
-			return fmt.Errorf("%s: %w", t.name, err)
+		if c.Trace {
+			res.printRequests(os.Stdout)
+		} else {
+			res.print(os.Stdout, markdown)
 		}
-		times[t.name] = append(times[t.name], took)
-	}
-	return nil
-}
-
-// run runs a program in dir; its output is of interest only if it fails.
-func run(dir string, argv ...string) error {
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	err := cmd.Run()
-	if err != nil && stderr.Len() > 0 {
-		err = fmt.Errorf("%w: %s", err, strings.TrimSpace(stderr.String()))
 	}
 	return err
 }
 
-func report(w io.Writer, contenders []contender, tasks []task, times map[string]map[string][]time.Duration) error {
-	median := func(list []time.Duration) time.Duration {
-		slices.Sort(list)
-		return list[len(list)/2]
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "ms (times the kernel's)\t")
-	for _, c := range contenders {
-		fmt.Fprintf(t, "%s\t\t", c.name)
-	}
-	fmt.Fprintln(t)
-	for _, task := range tasks {
-		fmt.Fprintf(t, "%s\t", task.name)
-		kernel := median(times[contenders[0].name][task.name])
-		for _, c := range contenders {
-			m := median(times[c.name][task.name])
-			fmt.Fprintf(t, "%.1f\t%.2f\t", float64(m)/1e6, float64(m)/float64(kernel))
-		}
-		fmt.Fprintln(t)
-	}
-	return t.Flush()
-}
-
-// Sizes of the layers: dirs directories of files each in the lowest.
-const dirs, files = 100, 120
-
-// makeLayers makes three layers, stacked as an image: 12,000 files; changed
-// ones and a few new directories on top; and removed ones on top of that. It
-// returns the image's id and the layers' directories, topmost first.
-func makeLayers(plash, dir string) (id string, layers []string, err error) {
-	if err := run("", plash, "init"); err != nil {
-		return "", nil, err
-	}
-	random := rand.New(rand.NewPCG(1, 2))
-	write := func(layer string, d, f int) error {
-		name := filepath.Join(layer, fmt.Sprintf("d%d", d%10), fmt.Sprintf("e%d", d), fmt.Sprintf("file%d", f))
-		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return err
-		}
-		// As in a system: most are small, a few large.
-		size := 200 + random.IntN(8<<10)
-		if f%60 == 0 {
-			size *= 50
-		}
-		return os.WriteFile(name, bytes.Repeat([]byte("0123456789abcde\n"), size/16), 0o644)
-	}
-	id = "0"
-	for n := range 3 {
-		layer := filepath.Join(dir, "layer")
-		if err := os.Mkdir(layer, 0o755); err != nil {
-			return "", nil, err
-		}
-		for d := range dirs {
-			for f := range files {
-				switch {
-				case n == 0, n == 1 && (d+f)%10 == 0:
-					err = write(layer, d, f)
-				case n == 1 && d%10 == 0:
-					err = write(layer, dirs+d, f)
-				case n == 2 && f == 1:
-					if err = write(layer, d, files); err == nil {
-						err = unix.Mknod(filepath.Join(layer, fmt.Sprintf("d%d/e%d/file1", d%10, d)), unix.S_IFCHR, 0)
-					}
-				}
-				if err != nil {
-					return "", nil, err
-				}
-			}
-		}
-		out, err := exec.Command(plash, "stack", id, layer).Output()
-		if err != nil {
-			return "", nil, fmt.Errorf("plash stack: %w", err)
-		}
-		id = strings.TrimSpace(string(out))
-		node, err := exec.Command(plash, "nodepath", id).Output()
-		if err != nil {
-			return "", nil, fmt.Errorf("plash nodepath: %w", err)
-		}
-		layers = append([]string{filepath.Join(strings.TrimSpace(string(node)), "_data/root")}, layers...)
-	}
-	return id, layers, nil
-}
-
-// makeArchive writes a tar of 6,000 small files in 200 directories.
-func makeArchive(name string) error {
-	f, err := os.Create(name)
+func showMain(files []string, markdown bool) error {
+	all, err := readResults(files)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	w := tar.NewWriter(f)
-	text := bytes.Repeat([]byte("0123456789abcde\n"), 300)
-	for n := range 6000 {
-		size := 100 + n*7919%4000
-		header := &tar.Header{Name: fmt.Sprintf("dir%d/file%d", n%200, n), Mode: 0o644, Size: int64(size), ModTime: time.Unix(1e9, 0)}
-		if err := w.WriteHeader(header); err != nil {
-			return err
-		}
-		if _, err := w.Write(text[:size]); err != nil {
-			return err
-		}
+	for _, res := range all {
+		res.print(os.Stdout, markdown)
 	}
-	return errors.Join(w.Close(), f.Close())
+	return nil
 }

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Names of contenders that the report compares.
+const (
+	kernel = "kernel"
+	fuse1  = "fuse-overlayfs 1"
+	fuse2  = "fuse-overlayfs 2"
+	ours   = "plash"
+)
+
+// A contender mounts layers: the lower ones are names in the working directory,
+// topmost first.
+type contender struct {
+	name  string
+	path  string // its program, none for the kernel
+	mount func(c contender, lowers []string, upper, work, target string) error
+}
+
+// contenders returns those that this machine has, the kernel first.
+func contenders(c config) []contender {
+	list := []contender{{name: kernel, mount: mountKernel(c.User != "")}}
+	add := func(name, path string, mount func(contender, []string, string, string, string) error) {
+		if path == "" {
+			return
+		}
+		if found, err := exec.LookPath(path); err == nil {
+			list = append(list, contender{name, found, mount})
+		} else {
+			fmt.Fprintln(os.Stderr, "left out:", err)
+		}
+	}
+	add(fuse1, "fuse-overlayfs", mountOverlay)
+	add(fuse2, c.Fuse2, mountOverlay)
+	if !c.Quick {
+		add("unionfs-fuse", "unionfs", mountUnionfs)
+	}
+	add(ours, c.Plash, mountPlash)
+	return list
+}
+
+func overlayOptions(lowers []string, upper, work string) string {
+	return "lowerdir=" + strings.Join(lowers, ":") + ",upperdir=" + upper + ",workdir=" + work
+}
+
+func mountKernel(user bool) func(contender, []string, string, string, string) error {
+	return func(_ contender, lowers []string, upper, work, target string) error {
+		options := overlayOptions(lowers, upper, work)
+		if user {
+			options += ",userxattr"
+		}
+		return unix.Mount("overlay", target, "overlay", 0, options)
+	}
+}
+
+func mountOverlay(c contender, lowers []string, upper, work, target string) error {
+	return run("", c.path, "-o", overlayOptions(lowers, upper, work), target)
+}
+
+func mountPlash(c contender, lowers []string, upper, work, target string) error {
+	return run("", c.path, "union", "-o", overlayOptions(lowers, upper, work), target)
+}
+
+func mountUnionfs(c contender, lowers []string, upper, _, target string) error {
+	branches := upper + "=RW:" + strings.Join(lowers, "=RO:") + "=RO"
+	return run("", c.path, "-o", "cow", branches, target)
+}
+
+// version returns what c's program says of its version, for the kernel the
+// kernel's.
+func (c contender) version() string {
+	if c.path == "" {
+		var uts unix.Utsname
+		unix.Uname(&uts)
+		return unix.ByteSliceToString(uts.Release[:])
+	}
+	flag := "--version"
+	if c.name == ours {
+		flag = "version"
+	}
+	out, _ := exec.Command(c.path, flag).CombinedOutput()
+	for line := range strings.Lines(string(out)) {
+		if c.name == ours || strings.Contains(line, "fs: version") || strings.Contains(line, "unionfs-fuse version") {
+			fields := strings.Fields(line)
+			return fields[len(fields)-1]
+		}
+	}
+	return "?"
+}
+
+// A mounted is a mount of one contender, with its changes in memory.
+type mounted struct {
+	place  string // directory on a tmpfs of its own: upper, work, mnt
+	target string
+}
+
+// mountFresh mounts the layers of the directory set for c at the place dir.
+func (c contender) mountFresh(dir, set string) (m mounted, err error) {
+	m = mounted{place: dir, target: filepath.Join(dir, "mnt")}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
+		return m, fmt.Errorf("tmpfs: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			unix.Unmount(dir, unix.MNT_DETACH)
+		}
+	}()
+	for _, name := range []string{"upper", "work", "mnt"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			return m, err
+		}
+	}
+	lowers, err := layersOf(set)
+	if err != nil {
+		return m, err
+	}
+	// Five hundred absolute paths would be too long for a mount's options.
+	if err := os.Chdir(set); err != nil {
+		return m, err
+	}
+	defer os.Chdir("/")
+	return m, c.mount(c, lowers, dir+"/upper", dir+"/work", m.target)
+}
+
+// end unmounts, and waits for the server's end.
+func (m mounted) end() error {
+	err := unix.Unmount(m.target, 0)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("umount: %w", err), unix.Unmount(m.target, unix.MNT_DETACH))
+	}
+	for deadline := time.Now().Add(10 * time.Second); len(servers()) > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			for _, pid := range servers() {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+			err = errors.Join(err, errors.New("the server had to be killed"))
+			break
+		}
+	}
+	return errors.Join(err, unix.Unmount(m.place, unix.MNT_DETACH))
+}
+
+// run runs a program in dir; its output is of interest only if it fails.
+func run(dir string, argv ...string) error {
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = dir
+	// A file: a pipe that a server in the background keeps is waited for.
+	f, err := os.CreateTemp("", "bench-output-")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	os.Remove(f.Name())
+	cmd.Stderr = f
+	cmd.WaitDelay = time.Second
+	done := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
+	defer done.Stop()
+	if err := cmd.Run(); err != nil {
+		text := make([]byte, 400)
+		n, _ := f.ReadAt(text, 0)
+		return fmt.Errorf("%s: %w %s", filepath.Base(argv[0]), err, blanks.ReplaceAllString(string(text[:n]), " "))
+	}
+	return nil
+}
+
+var blanks = regexp.MustCompile(`\s+`)

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// print prints the table: milliseconds of the base and of plash, all others as
+// ratios to the base.
+func (res *results) print(w io.Writer, markdown bool) {
+	who := "root"
+	if res.User {
+		who = "an ordinary user, in a user namespace"
+	}
+	var versions []string
+	for _, name := range slices.Sorted(maps.Keys(res.Versions)) {
+		versions = append(versions, name+" "+res.Versions[name])
+	}
+	fmt.Fprintf(w, "As %s, %s, on %s: %s\n\n", who, res.Date, res.Machine, strings.Join(versions, ", "))
+	head := []string{"row", "kernel ms", "f-o 1", "f-o 2", "unionfs", "plash", "ms", "at most", "", "server CPU ms", "requests per item", "f-o 1", "f-o 2"}
+	var lines [][]string
+	misses := 0
+	for _, m := range res.Rows {
+		own, base := m.get(ours), m.get(m.Base)
+		mark := strings.Join(m.misses(), ", ")
+		if mark != "" {
+			misses++
+		}
+		name := m.Name
+		if m.Base != kernel {
+			name += " (" + m.Base + ")"
+		}
+		lines = append(lines, []string{name, ms(base.Seconds), m.get(fuse1).ratio(), m.get(fuse2).ratio(), m.get("unionfs-fuse").ratio(),
+			own.ratio(), ms(own.Seconds), limit(m.Target), mark, ms(own.CPU), m.perItem(ours), m.perItem(fuse1), m.perItem(fuse2)})
+	}
+	writeTable(w, head, lines, markdown)
+	fmt.Fprintf(w, "\n%d of %d rows miss something.\n\n", misses, len(res.Rows))
+}
+
+// printRequests prints the requests of each row by opcode.
+func (res *results) printRequests(w io.Writer) {
+	for _, m := range res.Rows {
+		fmt.Fprintf(w, "%s, %d items\n", m.Name, m.Items)
+		for _, name := range slices.Sorted(maps.Keys(m.Results)) {
+			r := m.Results[name]
+			if len(r.Requests) == 0 {
+				continue
+			}
+			ops := slices.Collect(maps.Keys(r.Requests))
+			slices.SortFunc(ops, func(a, b string) int { return r.Requests[b] - r.Requests[a] })
+			var words []string
+			for _, op := range ops {
+				words = append(words, fmt.Sprintf("%s %d", op, r.Requests[op]))
+			}
+			fmt.Fprintf(w, "  %-16s %s per item: %s\n", name, m.perItem(name), strings.Join(words, ", "))
+		}
+	}
+}
+
+func (m *measured) get(name string) *result {
+	if r := m.Results[name]; r != nil {
+		return r
+	}
+	return &result{}
+}
+
+func (m *measured) perItem(name string) string {
+	r := m.Results[name]
+	if r == nil || r.Requests == nil {
+		return ""
+	}
+	sum := 0
+	for _, n := range r.Requests {
+		sum += n
+	}
+	return fmt.Sprintf("%.2f", float64(sum)/float64(m.Items))
+}
+
+func (r *result) ratio() string {
+	switch {
+	case r.Error != "":
+		return "fails"
+	case r.Ratio == 0:
+		return ""
+	}
+	return fmt.Sprintf("%.2f", r.Ratio)
+}
+
+func ms(seconds float64) string {
+	if seconds == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f", seconds*1000)
+}
+
+func limit(target float64) string {
+	if target == 0 {
+		return ""
+	}
+	return fmt.Sprint(target)
+}
+
+// writeTable writes columns of equal width, the first one and the marks to the left.
+func writeTable(w io.Writer, head []string, lines [][]string, markdown bool) {
+	widths := make([]int, len(head))
+	for _, line := range append([][]string{head}, lines...) {
+		for i, cell := range line {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	between, edge := "  ", ""
+	if markdown {
+		between, edge = " | ", "|"
+	}
+	write := func(line []string) {
+		cells := make([]string, len(line))
+		for i, cell := range line {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if i == 0 || i == 8 {
+				cells[i] = cell + pad
+			} else {
+				cells[i] = pad + cell
+			}
+		}
+		text := strings.Join(cells, between)
+		if markdown {
+			text = edge + " " + text + " " + edge
+		}
+		fmt.Fprintln(w, strings.TrimRight(text, " "))
+	}
+	write(head)
+	if markdown {
+		fmt.Fprintln(w, "|"+strings.Repeat("---|", len(head)))
+	}
+	for _, line := range lines {
+		write(line)
+	}
+}

@@ -6,11 +6,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"sync"
-	"time"
-
-	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
 	"plash/internal/errs"
 	"plash/store"
@@ -74,61 +69,4 @@ func openFile(u *url.URL) (io.ReadCloser, int64, error) {
 		size = info.Size()
 	}
 	return f, size, nil
-}
-
-// transfer shows how much has come. Another goroutine than that of URL reads
-// it, which may still do so when URL has failed.
-type transfer struct {
-	r io.Reader
-
-	mu  sync.Mutex
-	bar *progressbar.ProgressBar // nil if it is not shown
-}
-
-// newTransfer returns a transfer of size bytes (-1 if that is not known) which
-// is shown as name if progress is a terminal.
-func newTransfer(r io.Reader, size int64, name string, progress io.Writer) *transfer {
-	t := &transfer{r: r}
-	if f, ok := progress.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		t.bar = progressbar.NewOptions64(size,
-			progressbar.OptionSetWriter(f),
-			progressbar.OptionSetDescription(name),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionUseIECUnits(true),
-			progressbar.OptionFullWidth(),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish())
-	}
-	return t
-}
-
-func (t *transfer) Read(p []byte) (int, error) {
-	n, err := t.r.Read(p)
-	t.mu.Lock()
-	if t.bar != nil {
-		t.bar.Add(n)
-	}
-	t.mu.Unlock()
-	return n, err
-}
-
-// hide takes the progress bar away for good.
-func (t *transfer) hide() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.bar != nil {
-		t.bar.Clear()
-		t.bar = nil
-	}
-}
-
-// noticeWriter takes the progress bar away before something is written.
-type noticeWriter struct {
-	t *transfer
-	w io.Writer
-}
-
-func (n noticeWriter) Write(p []byte) (int, error) {
-	n.t.hide()
-	return n.w.Write(p)
 }

@@ -94,6 +94,9 @@ func lookAt(b Bind) (bind, error) {
 	if err != nil {
 		return bind{}, errs.Path(src, err)
 	}
+	if b.Dst == "" {
+		b.Dst = src
+	}
 	b.Src, b.Dst = src, filepath.Join("/", b.Dst)
 	return bind{Bind: b, IsDir: st.Mode&unix.S_IFMT == unix.S_IFDIR, real: real}, nil
 }

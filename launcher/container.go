@@ -159,6 +159,9 @@ func (j *job) enter(root string) error {
 	if err := j.changeRoot(root); err != nil {
 		return hintMount(root, err)
 	}
+	if j.Workdir != "" {
+		return errs.Path(j.Workdir, unix.Chdir(j.Workdir))
+	}
 	if j.Cwd == "" || unix.Chdir(j.Cwd) != nil {
 		j.Cwd = "/"
 		return errs.Path("/", unix.Chdir("/"))

@@ -86,12 +86,13 @@ type job struct {
 	View       View
 	Binds      []bind
 
-	Rules  envRules
-	Args   []string // empty: a login shell
-	Shell  string   // the caller's login shell
-	Home   string   // and home
-	Cwd    string
-	Socket int // the mount server gets its FUSE descriptor here
+	Rules   envRules
+	Args    []string // empty: a login shell
+	Shell   string   // the caller's login shell
+	Home    string   // and home
+	Cwd     string
+	Workdir string
+	Socket  int // the mount server gets its FUSE descriptor here
 }
 
 // job works out what the stages have to know.
@@ -103,6 +104,7 @@ func (c *Config) job(id identity) (*job, error) {
 		NoMount: id.bare,
 		Layers:  slices.Clone(c.Layers),
 		View:    c.View,
+		Workdir: c.Workdir,
 		Shell:   "/bin/sh",
 	}
 	paths := []struct {

@@ -33,7 +33,7 @@ const (
 
 // A Bind is a file or directory of the host shown in a container.
 type Bind struct {
-	Src, Dst string
+	Src, Dst string // no Dst: it is where Src is
 	ReadOnly bool
 }
 
@@ -61,6 +61,9 @@ type Config struct {
 
 	Binds          []Bind // besides the default ones
 	NoDefaultBinds bool
+	// Workdir is where in the container the program starts; it must be there.
+	// Empty: where the caller is, if that is there, else "/".
+	Workdir string
 
 	// Command is the program and its arguments. If it is empty, Entrypoint and
 	// DefaultArgs are, and if these are empty too, a login shell.

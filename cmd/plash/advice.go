@@ -7,15 +7,14 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alecthomas/kong"
 	"plash/internal/spell"
 	"plash/store"
 )
 
 // noSuchCommand is the error about a command that there is not, with the one
 // that may have been meant.
-func noSuchCommand(parser *kong.Kong, name string) error {
-	if near := nearest(parser, name); near != "" {
+func noSuchCommand(name string) error {
+	if near := nearest(name); near != "" {
 		return fmt.Errorf("no such command: %s, did you mean %s?", name, near)
 	}
 	return fmt.Errorf("no such command: %s", name)
@@ -23,10 +22,10 @@ func noSuchCommand(parser *kong.Kong, name string) error {
 
 // nearest returns the command whose name is most like word, "" if none is much
 // like it.
-func nearest(parser *kong.Kong, word string) string {
+func nearest(word string) string {
 	var names []string
-	for _, node := range parser.Model.Children {
-		names = append(append(names, node.Name), node.Aliases...)
+	for _, c := range commands() {
+		names = append(append(names, c.name), c.aliases...)
 	}
 	return spell.Nearest(word, names)
 }

@@ -18,19 +18,24 @@ import (
 	"plash/store"
 )
 
-type buildCommands struct {
-	Build buildCommand `cmd:"" name:"build" aliases:"create" usage:"ID [CMD…] | --MACRO…" group:"Image Commands" help:"run a program in the image and make an image of what it changed, or build from macros"`
-	B     bCommand     `cmd:"" name:"b" usage:"COMMAND [ARGS…] --MACRO… [-- ARGS…]" group:"Image Commands" help:"build from macros, then run COMMAND with the id and ARGS"`
-	Eval  evalCommand  `cmd:"" name:"eval" usage:"--MACRO…" group:"Other Commands" help:"print the build script that macros come to"`
+var buildCommands = []command{
+	{name: "build", macros: true, aliases: []string{"create"}, args: func() any { return new(buildCommand) }},
+	{name: "b", args: func() any { return new(bCommand) }},
+	{name: "eval", args: func() any { return new(evalCommand) }},
 }
 
 type buildCommand struct {
-	Words []string `arg:"" name:"ID"`
+	runOptions
+	ID  string   `arg:"" name:"ID"`
+	Cmd []string `arg:"" optional:"" name:"CMD"`
 }
 
 func (c *buildCommand) Run(p *plash) error {
-	if macros.IsMacro(c.Words[0]) {
-		return p.buildMacros(c.Words)
+	if macros.IsMacro(c.ID) {
+		if len(c.Env) > 0 {
+			return errors.New("--env: with macros it is one itself, and stands behind the base image")
+		}
+		return p.buildMacros(append([]string{c.ID}, c.Cmd...), &c.placeOptions)
 	}
 	if err := becomeRoot(); err != nil {
 		return err
@@ -39,15 +44,15 @@ func (c *buildCommand) Run(p *plash) error {
 	if err != nil {
 		return err
 	}
-	s, img, err := openImage(c.Words[0])
+	s, img, err := openImage(c.ID)
 	if err != nil {
 		return err
 	}
-	command := c.Words[1:]
+	command := c.Cmd
 	if len(command) == 1 && strings.ContainsAny(command[0], " \t\n") {
 		command = []string{"sh", "-ec", command[0]}
 	}
-	id, err := p.step(s, img, command, "build "+shellWords(c.Words[1:]))
+	id, err := p.step(s, img, command, &c.runOptions, "build "+shellWords(c.Cmd))
 	if err != nil {
 		return err
 	}
@@ -88,7 +93,11 @@ func divertOutput() (io.Writer, error) {
 // step runs command on top of an image and makes an image of what it changed;
 // made is kept beside the layer as what made it. A command that fails makes
 // none.
-func (p *plash) step(s *store.Store, parent image, command []string, made string) (store.ID, error) {
+func (p *plash) step(s *store.Store, parent image, command []string, o options, made string) (store.ID, error) {
+	config, err := p.container(parent, command, o)
+	if err != nil {
+		return 0, err
+	}
 	release, err := s.Hold(parent.id)
 	if err != nil {
 		return 0, err
@@ -99,7 +108,6 @@ func (p *plash) step(s *store.Store, parent image, command []string, made string
 		return 0, err
 	}
 	defer temp.Remove()
-	config := p.container(parent, command)
 	config.Entrypoint = nil // no command is a shell here
 	config.DataDir, config.Mountpoint = s.Dir(), s.Mountpoint()
 	config.Changes, config.Temp, config.Keep, config.Build = temp.Path, temp, true, true
@@ -125,8 +133,9 @@ func (p *plash) step(s *store.Store, parent image, command []string, made string
 	return s.StackMeta(parent.id, filepath.Join(temp.Path, "data"), meta)
 }
 
-// buildMacros builds from macros and prints the id.
-func (p *plash) buildMacros(words []string) error {
+// buildMacros builds from macros, with options for the steps, and prints the
+// id.
+func (p *plash) buildMacros(words []string, o options) error {
 	id, err := lookup(words)
 	if err == nil {
 		return printID(id)
@@ -153,7 +162,7 @@ func (p *plash) buildMacros(words []string) error {
 		if err != nil {
 			return 0, err
 		}
-		return p.step(s, img, command, code)
+		return p.step(s, img, command, o, code)
 	})
 	if err != nil {
 		return err
@@ -218,14 +227,21 @@ func (p *plash) built(words []string) (store.ID, error) {
 	return store.ParseID(strings.TrimSpace(printed.String()))
 }
 
-// buildAndRun is plash MACROS [-- CMD…].
-func (p *plash) buildAndRun(words []string) error {
-	words, command := cut(words)
+// buildAndRun is plash --MACRO… [-- CMD…], a command without a name.
+var buildAndRun = command{name: "--MACRO…", args: func() any { return new(buildAndRunCommand) }}
+
+type buildAndRunCommand struct {
+	placeOptions
+	Words []string `arg:"" optional:"" name:"MACROS"`
+}
+
+func (c *buildAndRunCommand) Run(p *plash) error {
+	words, command := cut(c.Words)
 	id, err := p.built(words)
 	if err != nil {
 		return err
 	}
-	return p.run(fmt.Sprint(id), command)
+	return p.run(fmt.Sprint(id), command, &c.placeOptions)
 }
 
 // cut splits words at the first --.
@@ -242,18 +258,27 @@ type bCommand struct {
 
 func (c *bCommand) Run(p *plash) error {
 	words, after := cut(c.Words)
-	n := slices.IndexFunc(words, macros.IsMacro)
+	if len(words) == 0 || !slices.ContainsFunc(words, macros.IsMacro) {
+		return errors.New("no build arguments")
+	}
+	if macros.IsMacro(words[0]) {
+		return find("b").usage("b")
+	}
+	command := find(words[0])
+	if command == nil {
+		return noSuchCommand(words[0])
+	}
+	// Its options look like macros.
+	options, rest := command.ownOptions(words[1:])
+	n := slices.IndexFunc(rest, macros.IsMacro)
 	if n < 0 {
 		return errors.New("no build arguments")
 	}
-	if n == 0 {
-		return usageError("b COMMAND [ARGS…] --MACRO… [-- ARGS…]")
-	}
-	id, err := p.built(words[n:])
+	id, err := p.built(rest[n:])
 	if err != nil {
 		return err
 	}
-	return p.dispatch(slices.Concat(words[:1], []string{fmt.Sprint(id)}, words[1:n], after))
+	return p.dispatch(slices.Concat(words[:1], options, []string{id.String()}, rest[:n], after))
 }
 
 type evalCommand struct {

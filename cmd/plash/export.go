@@ -7,9 +7,9 @@ import (
 	"plash/union"
 )
 
-type exportCommands struct {
-	PushDir     pushDirCommand     `cmd:"" name:"push:dir" aliases:"copy" group:"Export Image" help:"copy the root filesystem to DIR, which must be empty or not exist"`
-	PushTarfile pushTarfileCommand `cmd:"" name:"push:tarfile" aliases:"export-tar" group:"Export Image" help:"write the root filesystem as a tar archive, - or nothing is standard output"`
+var exportCommands = []command{
+	{name: "push:dir", aliases: []string{"copy"}, args: func() any { return new(pushDirCommand) }},
+	{name: "push:tarfile", aliases: []string{"export-tar"}, args: func() any { return new(pushTarfileCommand) }},
 }
 
 type pushDirCommand struct {

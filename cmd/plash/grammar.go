@@ -1,114 +1,147 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"plash/docs"
+	"plash/macros"
 )
 
-// grammar is every command, each family's in a file of its own. A command's
-// usage is made from its arguments, unless it has a tag that says it.
-type grammar struct {
-	importCommands
-	exportCommands
-	imageCommands
-	runCommands
-	sessionCommands
-	showCommands
-	buildCommands
-	otherCommands
+// A command is one word of the command line. What may follow it, kong reads
+// into a struct: the grammar of one command is small, and no start of plash
+// pays for those of all others. What it does is said in docs/commands.md.
+type command struct {
+	name    string
+	aliases []string   // its names of earlier days
+	macros  bool       // in ID's place there may be macros
+	args    func() any // returns the struct, a new one, with its method Run
 }
 
-// newParser returns a parser for the grammar. It has no --help of its own: in
-// a program's words, or in an id's place, that is a word like any other.
-func newParser() *kong.Kong {
-	return kong.Must(&grammar{}, kong.Name("plash"), kong.NoDefaultHelp())
+// commands returns all commands; each family is in a file of its own.
+func commands() []command {
+	return slices.Concat(importCommands, exportCommands, imageCommands, runCommands, sessionCommands,
+		showCommands, buildCommands, otherCommands)
+}
+
+// find returns the command called name, today or in earlier days, or nil.
+func find(name string) *command {
+	all := commands()
+	i := slices.IndexFunc(all, func(c command) bool { return c.name == name || slices.Contains(c.aliases, name) })
+	if i < 0 {
+		return nil
+	}
+	return &all[i]
+}
+
+// parser returns a parser for the command's words. It has no --help of its
+// own: in a program's words that is a word like any other.
+func (c *command) parser() *kong.Kong {
+	return kong.Must(c.args(), kong.NoDefaultHelp())
 }
 
 // parse finds the command that words begin with and runs it.
 func (p *plash) parse(words []string) error {
-	parser := newParser()
-	node := command(parser, words[0])
-	if node == nil {
-		return noSuchCommand(parser, words[0])
+	c := find(words[0])
+	if c == nil {
+		return noSuchCommand(words[0])
 	}
-	context, err := parser.Parse(append([]string{node.Name}, arrange(node, words[1:])...))
+	return p.execute(c, words[0], words[1:])
+}
+
+// execute runs a command, called by one of its names, with words.
+func (p *plash) execute(c *command, name string, words []string) error {
+	parser := c.parser()
+	options, rest, err := arrange(parser.Model.Node, c.macros, words)
+	if slices.Contains(options, helpOption) {
+		return printSection(c)
+	}
+	var context *kong.Context
+	if err == nil {
+		context, err = parser.Parse(slices.Concat(options, []string{"--"}, rest))
+	}
 	if err != nil {
-		return usageError(words[0] + strings.TrimPrefix(usage(node), node.Name))
+		return c.usage(name)
 	}
 	return context.Run(p)
 }
 
-// command returns the command called name, today or in earlier days.
-func command(parser *kong.Kong, name string) *kong.Node {
-	for _, node := range parser.Model.Children {
-		if node.Name == name || slices.Contains(node.Aliases, name) {
-			return node
-		}
-	}
-	return nil
-}
+// helpOption is an option of every command.
+const helpOption = "--help"
 
-// arrange puts a command's own options first and a -- behind them, so that kong
-// takes what follows as it is. Kong by itself would refuse a word with a dash
-// in an id's place, swallow a --, and look for options among the words of the
+// arrange divides words into the command's own options and the rest, which
+// kong must take as it is. Kong by itself would refuse a word with a dash in
+// an id's place, swallow a --, and look for options among the words of the
 // program that is to run: there, everything after the first word is the
-// program's own.
-func arrange(node *kong.Node, words []string) []string {
-	var options, rest []string
+// program's own. So it is after a macro in an id's place, if there may be one.
+// An option that lacks its value is an error.
+func arrange(node *kong.Node, mayBeMacro bool, words []string) (options, rest []string, err error) {
 	leading := len(node.Positional) // arguments before the program's words
 	if leading > 0 && node.Positional[leading-1].IsCumulative() {
 		leading--
 	} else {
 		leading = len(words)
 	}
-	for i, word := range words {
-		if isOption(node, word) {
-			options = append(options, word)
+	for len(words) > 0 {
+		option, n := ownOption(node, words)
+		switch {
+		case n > len(words):
+			return options, rest, errors.New(words[0] + ": its value is missing")
+		case n > 0:
+			options, words = append(options, option), words[n:]
 			continue
+		case len(rest) == leading || mayBeMacro && len(rest) == 0 && macros.IsMacro(words[0]):
+			return options, append(rest, words...), nil
 		}
-		if len(rest) == leading {
-			rest = append(rest, words[i:]...)
+		rest, words = append(rest, words[0]), words[1:]
+	}
+	return options, rest, nil
+}
+
+// ownOptions divides words into those options of the command that they begin
+// with and what follows.
+func (c *command) ownOptions(words []string) (options, rest []string) {
+	node := c.parser().Model.Node
+	for len(words) > 0 {
+		option, n := ownOption(node, words)
+		if n == 0 || n > len(words) {
 			break
 		}
-		rest = append(rest, word)
+		options, words = append(options, option), words[n:]
 	}
-	return append(append(options, "--"), rest...)
+	return options, words
 }
 
-// isOption tells whether word is one of the command's own options.
-func isOption(node *kong.Node, word string) bool {
-	name, ok := strings.CutPrefix(word, "--")
-	if !ok {
-		return false
+// ownOption returns the option of the command that words begin with, in one
+// word, and of how many of them it is made; 0 if they begin with none.
+func ownOption(node *kong.Node, words []string) (option string, n int) {
+	if words[0] == helpOption {
+		return helpOption, 1
 	}
+	name, value, joined := strings.Cut(words[0], "=")
 	for _, flag := range node.Flags {
-		if flag.Name == name || slices.Contains(flag.Aliases, name) {
-			return true
+		long := "--"+flag.Name == name || slices.ContainsFunc(flag.Aliases, func(alias string) bool { return "--"+alias == name })
+		short := flag.Short != 0 && words[0] == "-"+string(flag.Short)
+		switch {
+		case !long && !short || joined && flag.IsBool():
+		case flag.IsBool():
+			return "--" + flag.Name, 1
+		case joined:
+			return "--" + flag.Name + "=" + value, 1
+		case len(words) == 1:
+			return "", 2
+		default:
+			return "--" + flag.Name + "=" + words[1], 2
 		}
 	}
-	return false
+	return "", 0
 }
 
-// usage returns a command's name and arguments, as ID [CMD…].
-func usage(node *kong.Node) string {
-	if node.Tag.Has("usage") {
-		return node.Name + " " + node.Tag.Get("usage")
-	}
-	words := []string{node.Name}
-	for _, argument := range node.Positional {
-		word := argument.Name
-		if argument.IsCumulative() {
-			word += "…"
-		}
-		if !argument.Required {
-			word = "[" + word + "]"
-		}
-		words = append(words, word)
-	}
-	for _, flag := range node.Flags {
-		words = append(words, "[--"+flag.Name+"]")
-	}
-	return strings.Join(words, " ")
+// usage is the error that says what may follow the command, under the name
+// that it was called by.
+func (c *command) usage(name string) error {
+	section, _ := docs.Find(c.name)
+	return usageError(name + strings.TrimPrefix(section.Synopsis, c.name))
 }

@@ -4,51 +4,52 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/alecthomas/kong"
+	"plash/docs"
 	"plash/macros"
 )
-
-// groups are the groups of commands in the order in which help shows them.
-var groups = []string{"Import Image", "Export Image", "Image Commands", "Other Commands"}
 
 type helpCommand struct {
 	Command string `arg:"" optional:"" name:"COMMAND"`
 }
 
-// Run prints the help of one command, or of all.
+// Run prints all about one command, or the list of all.
 func (c *helpCommand) Run() error {
-	parser := newParser()
-	if node := command(parser, c.Command); node != nil {
-		printHelp(node)
-		return nil
+	if command := find(c.Command); command != nil {
+		return printSection(command)
 	}
-	for _, group := range groups {
-		fmt.Println(group + ":")
-		for _, node := range parser.Model.Children {
-			if node.Group.Key == group {
-				printHelp(node)
+	var b strings.Builder
+	group := ""
+	synopses := map[string]string{}
+	for _, section := range docs.Sections() {
+		if section.Group != group {
+			if group != "" {
+				b.WriteByte('\n')
 			}
+			group = section.Group
+			fmt.Fprintf(&b, "%s:\n", group)
 		}
-		fmt.Println()
+		fmt.Fprintln(&b, section.Line())
+		synopses[section.Name] = section.Synopsis
 	}
-	fmt.Println("Earlier Names:")
-	for _, node := range parser.Model.Children {
-		for _, alias := range node.Aliases {
-			fmt.Printf("plash %s%s  -  %s\n", alias, strings.TrimPrefix(usage(node), node.Name), node.Name)
+	fmt.Fprintln(&b, "\nEarlier Names:")
+	for _, c := range commands() {
+		for _, alias := range c.aliases {
+			fmt.Fprintf(&b, "plash %s%s  -  %s\n", alias, strings.TrimPrefix(synopses[c.name], c.name), c.name)
 		}
 	}
-	fmt.Print("plash --help, -h  -  help\nplash --help-macros  -  help-macros\nplash --version  -  version\n")
-	return nil
+	b.WriteString("plash --help, -h  -  help\nplash --help-macros  -  help-macros\nplash --version  -  version")
+	return printLine(b.String())
 }
 
-func printHelp(node *kong.Node) {
-	fmt.Printf("plash %s  -  %s\n", usage(node), node.Help)
+// printSection prints all about a command.
+func printSection(c *command) error {
+	section, _ := docs.Find(c.name)
+	return printLine(strings.TrimSuffix(section.Plain(), "\n"))
 }
 
 type helpMacrosCommand struct{}
 
 // Run lists the macros.
 func (c *helpMacrosCommand) Run() error {
-	fmt.Print(macros.Help())
-	return nil
+	return printLine(strings.TrimSuffix(macros.Help(), "\n"))
 }

@@ -13,17 +13,17 @@ import (
 	"plash/union"
 )
 
-type imageCommands struct {
-	Check    checkCommand    `cmd:"" name:"check" group:"Image Commands" help:"print an image equal to ID whose id changes whenever what is at PATH changes"`
-	ID       idCommand       `cmd:"" name:"id" group:"Image Commands" help:"print the id"`
-	Map      mapCommand      `cmd:"" name:"map" group:"Image Commands" help:"print the id that KEY names, or let it name ID; an empty ID unsets it"`
-	Mount    mountCommand    `cmd:"" name:"mount" group:"Image Commands" help:"mount the image at DIR, read-only; changes go to CHANGESDIR if it is given"`
-	Nodepath nodepathCommand `cmd:"" name:"nodepath" group:"Image Commands" help:"print the path of the image's node in the data directory"`
-	Parent   parentCommand   `cmd:"" name:"parent" group:"Image Commands" help:"print the parent's id"`
-	Rm       rmCommand       `cmd:"" name:"rm" group:"Image Commands" help:"remove the image and its children"`
-	Shrink   shrinkCommand   `cmd:"" name:"shrink" group:"Image Commands" help:"remove half of the images, the oldest that have no children first"`
-	Stack    stackCommand    `cmd:"" name:"stack" aliases:"add-layer" group:"Image Commands" help:"make an image of ID and the directory DIR, which is moved, as its top layer"`
-	Umount   umountCommand   `cmd:"" name:"umount" group:"Image Commands" help:"unmount what plash mount mounted at DIR"`
+var imageCommands = []command{
+	{name: "check", args: func() any { return new(checkCommand) }},
+	{name: "id", args: func() any { return new(idCommand) }},
+	{name: "map", args: func() any { return new(mapCommand) }},
+	{name: "mount", args: func() any { return new(mountCommand) }},
+	{name: "nodepath", args: func() any { return new(nodepathCommand) }},
+	{name: "parent", args: func() any { return new(parentCommand) }},
+	{name: "rm", args: func() any { return new(rmCommand) }},
+	{name: "shrink", args: func() any { return new(shrinkCommand) }},
+	{name: "stack", aliases: []string{"add-layer"}, args: func() any { return new(stackCommand) }},
+	{name: "umount", args: func() any { return new(umountCommand) }},
 }
 
 type checkCommand struct {
@@ -136,7 +136,7 @@ func (c *umountCommand) Run() error { return launcher.Unmount(c.Dir) }
 
 type nodepathCommand struct {
 	ID        string `arg:"" name:"ID"`
-	AllowRoot bool   `name:"allow-root-container" aliases:"allow-0" help:"let ID be 0"`
+	AllowRoot bool   `name:"allow-root-container" aliases:"allow-0"`
 }
 
 func (c *nodepathCommand) Run() error {

@@ -10,11 +10,11 @@ import (
 	"plash/store"
 )
 
-type importCommands struct {
-	PullHost    pullHostCommand    `cmd:"" name:"pull:host" group:"Import Image" help:"make the running system's own root an image; nothing is copied"`
-	PullLXC     pullLXCCommand     `cmd:"" name:"pull:lxc" aliases:"import-lxc,import-lxcimages" usage:"DISTRO:VERSION [--dry] | --list [PATTERN]" group:"Import Image" help:"import the newest image of the LXC image server, --dry prints its URL instead, --list what there is"`
-	PullTarfile pullTarfileCommand `cmd:"" name:"pull:tarfile" aliases:"import-tar" group:"Import Image" help:"import a root filesystem archive, - or nothing is standard input"`
-	PullURL     pullURLCommand     `cmd:"" name:"pull:url" aliases:"import-url" group:"Import Image" help:"download and import a root filesystem archive"`
+var importCommands = []command{
+	{name: "pull:host", args: func() any { return new(pullHostCommand) }},
+	{name: "pull:lxc", aliases: []string{"import-lxc", "import-lxcimages"}, args: func() any { return new(pullLXCCommand) }},
+	{name: "pull:tarfile", aliases: []string{"import-tar"}, args: func() any { return new(pullTarfileCommand) }},
+	{name: "pull:url", aliases: []string{"import-url"}, args: func() any { return new(pullURLCommand) }},
 }
 
 type pullHostCommand struct{}

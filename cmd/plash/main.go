@@ -55,20 +55,22 @@ func (p *plash) dispatch(words []string) error {
 	case first == "plash" && slices.Contains(words, "-o"):
 		// mount(8) gives the source as first word, here the type's own name.
 		words[0] = "union"
-	case first == "run" && len(words) > 1:
-		// Starting a container is what plash is measured by; run has no
-		// options, so its words need no grammar.
-		return p.run(words[1], words[2:])
+	case first == "run" && len(words) > 1 && !slices.ContainsFunc(words[1:min(3, len(words))], mayBeOption):
+		// Starting a container is what plash is measured by, and without
+		// options its words need no grammar.
+		return p.run(words[1], words[2:], &placeOptions{})
 	case first == "--help" || first == "-h" || first == "--version" || first == "--help-macros":
 		words = append([]string{strings.TrimLeft(first, "-")}, words[1:]...)
 		if first == "-h" {
 			words[0] = "help"
 		}
 	case strings.HasPrefix(first, "-") && first != "-" && first != "--":
-		return p.buildAndRun(words)
+		return p.execute(&buildAndRun, "", words)
 	}
 	return p.parse(words)
 }
+
+func mayBeOption(word string) bool { return strings.HasPrefix(word, "-") }
 
 // errNothing is what plash alone says.
 var errNothing = errors.New("plash: build and run containers, try plash help")

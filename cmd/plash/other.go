@@ -11,15 +11,15 @@ import (
 	"plash/store"
 )
 
-type otherCommands struct {
-	Clean      cleanCommand      `cmd:"" name:"clean" group:"Other Commands" help:"remove what nothing uses: dangling links, temporary directories of processes that are gone"`
-	Help       helpCommand       `cmd:"" name:"help" group:"Other Commands" help:"list the commands, or say what one does"`
-	HelpMacros helpMacrosCommand `cmd:"" name:"help-macros" group:"Other Commands" help:"list the macros"`
-	Init       initCommand       `cmd:"" name:"init" group:"Other Commands" help:"make the data directory"`
-	Mkdtemp    mkdtempCommand    `cmd:"" name:"mkdtemp" group:"Other Commands" help:"make a temporary directory in the data directory, in use while the calling process lives"`
-	Purge      purgeCommand      `cmd:"" name:"purge" group:"Other Commands" help:"delete all data"`
-	Union      unionCommand      `cmd:"" name:"union" group:"Other Commands" usage:"[-f] [-d] -o lowerdir=DIR[:DIR…][,upperdir=DIR,workdir=DIR][,OPTION…] MOUNTPOINT" help:"mount a union of directories, as fuse-overlayfs does"`
-	Version    versionCommand    `cmd:"" name:"version" group:"Other Commands" help:"print the version"`
+var otherCommands = []command{
+	{name: "clean", args: func() any { return new(cleanCommand) }},
+	{name: "help", args: func() any { return new(helpCommand) }},
+	{name: "help-macros", args: func() any { return new(helpMacrosCommand) }},
+	{name: "init", args: func() any { return new(initCommand) }},
+	{name: "mkdtemp", args: func() any { return new(mkdtempCommand) }},
+	{name: "purge", args: func() any { return new(purgeCommand) }},
+	{name: "union", args: func() any { return new(unionCommand) }},
+	{name: "version", args: func() any { return new(versionCommand) }},
 }
 
 // version is set by the linker.
@@ -56,9 +56,9 @@ func (c *mkdtempCommand) Run() error {
 }
 
 type cleanCommand struct {
-	Index bool `name:"clean-index" help:"links in index/ only"`
-	Keys  bool `name:"clean-cache-keys" help:"links in map/ only"`
-	Tmp   bool `name:"clean-tmp" help:"temporary directories only"`
+	Index bool `name:"clean-index"`
+	Keys  bool `name:"clean-cache-keys"`
+	Tmp   bool `name:"clean-tmp"`
 }
 
 func (c *cleanCommand) Run() error {
@@ -90,7 +90,7 @@ func (c *cleanCommand) Run() error {
 }
 
 type purgeCommand struct {
-	Yes bool `name:"yes" help:"do not ask"`
+	Yes bool `name:"yes"`
 }
 
 func (c *purgeCommand) Run() error {

@@ -8,25 +8,36 @@ import (
 	"plash/store"
 )
 
-type runCommands struct {
-	Run        runCommand        `cmd:"" name:"run" group:"Image Commands" help:"run a program in the image; its changes are thrown away"`
-	RunPersist runPersistCommand `cmd:"" name:"run:persist" aliases:"runb" group:"Image Commands" help:"run a program in the image; its changes are kept in DIR"`
-	Mounted    mountedCommand    `cmd:"" name:"mounted" aliases:"with-mount" group:"Image Commands" help:"run a program of the host with the image, read-only, as current directory"`
-	Chroot     chrootCommand     `cmd:"" name:"chroot" group:"Other Commands" help:"run a program in a directory as if it were an image"`
-	Sudo       sudoCommand       `cmd:"" name:"sudo" group:"Other Commands" help:"run a program of the host as userspace root"`
-	Data       dataCommand       `cmd:"" name:"data" group:"Other Commands" help:"print the data directory, or run a program inside it as userspace root"`
+var runCommands = []command{
+	{name: "run", args: func() any { return new(runCommand) }},
+	{name: "run:persist", aliases: []string{"runb"}, args: func() any { return new(runPersistCommand) }},
+	{name: "mounted", aliases: []string{"with-mount"}, args: func() any { return new(mountedCommand) }},
+	{name: "chroot", args: func() any { return new(chrootCommand) }},
+	{name: "sudo", args: func() any { return new(sudoCommand) }},
+	{name: "data", args: func() any { return new(dataCommand) }},
+	{name: "runopts", args: func() any { return new(runoptsCommand) }},
 }
 
 type runCommand struct {
+	runOptions
 	ID  string   `arg:"" name:"ID"`
 	Cmd []string `arg:"" optional:"" name:"CMD"`
 }
 
-func (c *runCommand) Run(p *plash) error { return p.run(c.ID, c.Cmd) }
+func (c *runCommand) Run(p *plash) error { return p.run(c.ID, c.Cmd, &c.runOptions) }
+
+// options are those of one of the commands that run a program.
+type options interface {
+	apply(*launcher.Config) error
+}
 
 // run runs a program in the image called id, and ends plash as that ends.
-func (p *plash) run(id string, command []string) error {
+func (p *plash) run(id string, command []string, o options) error {
 	s, img, err := openImage(id)
+	if err != nil {
+		return err
+	}
+	config, err := p.container(img, command, o)
 	if err != nil {
 		return err
 	}
@@ -34,7 +45,6 @@ func (p *plash) run(id string, command []string) error {
 	if err != nil {
 		return err
 	}
-	config := p.container(img, command)
 	config.DataDir, config.Mountpoint = s.Dir(), s.Mountpoint()
 	config.Changes, config.Temp = temp.Path, temp
 	status, err := launcher.Run(config)
@@ -48,8 +58,8 @@ func (p *plash) run(id string, command []string) error {
 
 // container is what all ways to run a program in an image have in common. No
 // command: the image's entrypoint, if it has one, else a shell.
-func (p *plash) container(img image, command []string) launcher.Config {
-	return launcher.Config{
+func (p *plash) container(img image, command []string, o options) (launcher.Config, error) {
+	config := launcher.Config{
 		Layers:      img.layers,
 		View:        launcher.Container,
 		Command:     command,
@@ -60,25 +70,52 @@ func (p *plash) container(img image, command []string) launcher.Config {
 		EnvPrefixes: img.meta.EnvPrefixes,
 		Verbose:     p.verbose,
 	}
+	return config, o.apply(&config)
 }
 
 type runPersistCommand struct {
+	runOptions
 	ID  string   `arg:"" name:"ID"`
 	Dir string   `arg:"" name:"DIR"`
 	Cmd []string `arg:"" optional:"" name:"CMD"`
 }
 
 func (c *runPersistCommand) Run(p *plash) error {
-	s, img, err := openImage(c.ID)
+	return p.runPersist(c.ID, c.Dir, c.Cmd, &c.runOptions)
+}
+
+// runPersist runs a program in the image called id, keeps the changes in dir,
+// and ends plash as the program ends.
+func (p *plash) runPersist(id, dir string, command []string, o options) error {
+	s, img, err := openImage(id)
 	if err != nil {
 		return err
 	}
-	if err := p.makeChanges(c.Dir); err != nil {
+	config, err := p.container(img, command, o)
+	if err != nil {
 		return err
 	}
-	config := p.container(img, c.Cmd)
-	config.DataDir, config.Mountpoint, config.Changes = s.Dir(), s.Mountpoint(), c.Dir
+	if err := p.makeChanges(dir); err != nil {
+		return err
+	}
+	config.DataDir, config.Mountpoint, config.Changes = s.Dir(), s.Mountpoint(), dir
 	return img.failed(runAndExit(config))
+}
+
+type runoptsCommand struct {
+	Bind           []string `name:"bind" short:"b" sep:"none"`
+	NoDefaultBinds bool     `name:"no-default-binds" short:"n"`
+	Changes        string   `name:"changes" short:"c"`
+	ID             string   `arg:"" name:"ID"`
+	Cmd            []string `arg:"" optional:"" name:"CMD"`
+}
+
+func (c *runoptsCommand) Run(p *plash) error {
+	o := &placeOptions{Bind: c.Bind, NoDefaultBinds: c.NoDefaultBinds}
+	if c.Changes == "" {
+		return p.run(c.ID, c.Cmd, o)
+	}
+	return p.runPersist(c.ID, c.Changes, c.Cmd, o)
 }
 
 type mountedCommand struct {
@@ -106,7 +143,10 @@ type chrootCommand struct {
 }
 
 func (c *chrootCommand) Run(p *plash) error {
-	config := p.container(image{}, c.Cmd)
+	config, err := p.container(image{}, c.Cmd, &placeOptions{})
+	if err != nil {
+		return err
+	}
 	config.Dir = c.Dir
 	return runAndExit(config)
 }

@@ -9,18 +9,17 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/alecthomas/kong"
 	"plash/internal/errs"
 	"plash/launcher"
 	"plash/macros"
 	"plash/store"
 )
 
-type sessionCommands struct {
-	Cache  cacheCommand  `cmd:"" name:"cache" aliases:"cached" group:"Image Commands" help:"run a plash command and remember the id it prints; the same words again print that without running it"`
-	Do     doCommand     `cmd:"" name:"do" group:"Image Commands" help:"recall, and cache too for build and pull"`
-	Recall recallCommand `cmd:"" name:"recall" group:"Image Commands" help:"run a plash command with the session's last id as its first argument, and remember the id it makes"`
-	Noid   noidCommand   `cmd:"" name:"noid" usage:"[PLASHCMD…]" group:"Other Commands" help:"print the session's last id, or recall"`
+var sessionCommands = []command{
+	{name: "cache", aliases: []string{"cached"}, args: func() any { return new(cacheCommand) }},
+	{name: "do", args: func() any { return new(doCommand) }},
+	{name: "recall", args: func() any { return new(recallCommand) }},
+	{name: "noid", args: func() any { return new(noidCommand) }},
 }
 
 type cacheCommand struct {
@@ -89,15 +88,14 @@ func cacheKey(words []string) string {
 // place. What makes an image is remembered, and if cached is set, and it
 // builds or imports, found again.
 func (p *plash) recall(words []string, cached bool) error {
-	parser := newParser()
-	words, err := withLast(parser, words)
+	words, err := withLast(words)
 	if err != nil {
 		return err
 	}
-	switch node := command(parser, words[0]); {
-	case node == nil || !makesImage(node):
+	switch c := find(words[0]); {
+	case c == nil || !c.makesImage():
 		return p.dispatch(words)
-	case cached && (node.Name == "build" || strings.HasPrefix(node.Name, "pull:")):
+	case cached && (c.name == "build" || strings.HasPrefix(c.name, "pull:")):
 		return p.cache(words)
 	}
 	return p.runFor(words, "")
@@ -105,27 +103,35 @@ func (p *plash) recall(words []string, cached bool) error {
 
 // withLast puts the session's last id behind the first of words if that is a
 // command that needs one there.
-func withLast(parser *kong.Kong, words []string) ([]string, error) {
-	node := command(parser, words[0])
+func withLast(words []string) ([]string, error) {
+	c := find(words[0])
 	switch {
-	case node != nil && node.Name == "cache" && len(words) > 1:
-		rest, err := withLast(parser, words[1:])
+	case c != nil && c.name == "cache" && len(words) > 1:
+		rest, err := withLast(words[1:])
 		return append(words[:1:1], rest...), err
-	case node == nil || !takesID(node) || node.Name == "build" && len(words) > 1 && macros.IsMacro(words[1]):
+	case c == nil || !c.takesID() || c.macros && c.beginsMacros(words[1:]):
 		return words, nil
 	}
 	id, err := last()
 	return slices.Insert(slices.Clone(words), 1, id.String()), err
 }
 
-// takesID reports whether a command's first argument is an image.
-func takesID(node *kong.Node) bool {
-	return len(node.Positional) > 0 && node.Positional[0].Name == "ID"
+// takesID reports whether the command's first argument is an image.
+func (c *command) takesID() bool {
+	arguments := c.parser().Model.Positional
+	return len(arguments) > 0 && arguments[0].Name == "ID"
 }
 
-// makesImage reports whether a command prints the id of an image that it made.
-func makesImage(node *kong.Node) bool {
-	return node.Group.Key == "Import Image" || slices.Contains([]string{"build", "check", "stack"}, node.Name)
+// makesImage reports whether the command prints the id of an image that it made.
+func (c *command) makesImage() bool {
+	return strings.HasPrefix(c.name, "pull:") || slices.Contains([]string{"build", "check", "stack"}, c.name)
+}
+
+// beginsMacros reports whether words, behind the command's own options, are
+// macros.
+func (c *command) beginsMacros(words []string) bool {
+	_, rest := c.ownOptions(words)
+	return len(rest) > 0 && macros.IsMacro(rest[0])
 }
 
 // last returns the session's last image.

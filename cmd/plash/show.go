@@ -17,10 +17,10 @@ import (
 	"plash/union"
 )
 
-type showCommands struct {
-	Diff    diffCommand    `cmd:"" name:"diff" group:"Image Commands" help:"list what the image's own layer added (A), changed (C) and deleted (D)"`
-	History historyCommand `cmd:"" name:"history" group:"Image Commands" help:"list the image's layers, the lowest first: id, time, and how it was made"`
-	Ls      lsCommand      `cmd:"" name:"ls" group:"Image Commands" help:"list the images as a tree, --json for programs"`
+var showCommands = []command{
+	{name: "diff", args: func() any { return new(diffCommand) }},
+	{name: "history", args: func() any { return new(historyCommand) }},
+	{name: "ls", args: func() any { return new(lsCommand) }},
 }
 
 type diffCommand struct {
@@ -71,7 +71,7 @@ func (c *historyCommand) Run() error {
 }
 
 type lsCommand struct {
-	JSON bool `name:"json" help:"print an array of objects"`
+	JSON bool `name:"json"`
 }
 
 // listed is an image as ls shows it.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -58,6 +59,11 @@ type statusError struct {
 }
 
 func (e statusError) Error() string { return fmt.Sprintf("%d %s", e.code, http.StatusText(e.code)) }
+
+// Is lets a file that the server does not have be fs.ErrNotExist.
+func (e statusError) Is(target error) bool {
+	return target == fs.ErrNotExist && e.code == http.StatusNotFound
+}
 
 // A download is the body of a http or https address. If the transfer breaks
 // off it starts it anew, and goes on where it was if what comes before is the

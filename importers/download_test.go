@@ -2,8 +2,10 @@ package importers
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net"
 	"net/http"
@@ -290,4 +292,51 @@ func TestStopsRetrying(t *testing.T) {
 	if d := time.Since(started); d > 400*time.Millisecond {
 		t.Errorf("took %v", d)
 	}
+}
+
+// TestText: a text by its address, and that it is not there.
+func TestText(t *testing.T) {
+	impatient(t, time.Second)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/text":
+			io.WriteString(w, "a\x00\xff\n")
+		case "/large":
+			io.CopyN(w, zeroReader{}, maxText+1)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer server.Close()
+	if text, err := Text(server.URL + "/text"); err != nil || string(text) != "a\x00\xff\n" {
+		t.Errorf("%q, %v", text, err)
+	}
+	file := t.TempDir() + "/f"
+	if err := os.WriteFile(file, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if text, err := Text("file://" + file); err != nil || string(text) != "x" {
+		t.Errorf("%q, %v", text, err)
+	}
+	for address, want := range map[string]string{
+		server.URL + "/none": server.URL + "/none: 404 Not Found",
+		"file:///no/such":    "file:///no/such: No such file or directory",
+	} {
+		if _, err := Text(address); !errors.Is(err, fs.ErrNotExist) || err.Error() != want {
+			t.Errorf("%s: %v", address, err)
+		}
+	}
+	if _, err := Text(server.URL + "/large"); err == nil || err.Error() != server.URL+"/large: larger than 16 MiB" {
+		t.Error(err)
+	}
+	if _, err := Text("x"); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"plash/internal/errs"
 	"plash/internal/passwd"
 	"plash/internal/procs"
+	"plash/internal/rawjson"
 	"plash/union"
 )
 
@@ -206,7 +206,7 @@ func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, 
 	}
 	defer gate.close()
 	j.Self, j.Go = self, gate.r
-	text, err := json.Marshal(j)
+	text, err := rawjson.Marshal(j)
 	if err != nil {
 		return 0, err
 	}
@@ -224,6 +224,9 @@ func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, 
 		}
 	}
 	proc := &syscall.ProcAttr{Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: attr}
+	if c.stdin != nil {
+		proc.Files[0] = c.stdin.Fd()
+	}
 	if c.stdout != nil {
 		proc.Files[1] = c.stdout.Fd()
 	}
@@ -269,7 +272,7 @@ func readJob(fd int) (*job, error) {
 	if _, err := unix.Pread(fd, text, 0); err != nil {
 		return nil, err
 	}
-	return j, json.Unmarshal(text, j)
+	return j, rawjson.Unmarshal(text, j)
 }
 
 // begin is what every stage that start started does first: it waits until its

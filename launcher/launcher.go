@@ -78,8 +78,8 @@ type Config struct {
 	// Verbose, if set, is told what was chosen and why.
 	Verbose func(format string, args ...any)
 
-	same   bool     // no namespace whoever calls: see Again
-	stdout *os.File // standard output if not this process's own
+	same          bool     // no namespace whoever calls: see Again
+	stdin, stdout *os.File // if not this process's own
 }
 
 func (c *Config) say(format string, args ...any) {

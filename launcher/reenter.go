@@ -25,7 +25,17 @@ func Reenter() error {
 // Again runs plash once more, with other words, as the same user, and returns
 // how that ended. What it prints goes to stdout.
 func Again(words []string, stdout *os.File) (Status, error) {
-	c := &Config{View: Userspace, Command: append([]string{"plash"}, words...), same: true, stdout: stdout}
+	return again(words, nil, stdout, true)
+}
+
+// AgainAsRoot is Again as userspace root, as Reenter makes it. That plash reads
+// stdin.
+func AgainAsRoot(words []string, stdin, stdout *os.File) (Status, error) {
+	return again(words, stdin, stdout, !Unprivileged())
+}
+
+func again(words []string, stdin, stdout *os.File, same bool) (Status, error) {
+	c := &Config{View: Userspace, Command: append([]string{"plash"}, words...), same: same, stdin: stdin, stdout: stdout}
 	return c.run(stageReenter)
 }
 

@@ -4,41 +4,52 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"plash/store"
 )
 
-// ErrUncached is what Build returns without a step function if something must
-// be built first.
+// ErrUncached is what a Builder without a step function returns if something
+// must be made first.
 var ErrUncached = errors.New("the image must be built first")
 
 // Step runs command, which runs code, on top of the image parent, with standard
 // input at its end, and returns the image of what that changed.
 type Step func(parent store.ID, code string, command []string) (store.ID, error)
 
+// A Builder makes the images of programs, or finds them.
+type Builder struct {
+	Store *store.Store
+	// Step runs a layer's code. If it is nil nothing is made or imported, and
+	// ErrUncached is returned where that were needed.
+	Step     Step
+	Progress io.Writer // where an import shows its progress
+
+	depth int // of programs that are the base of another
+}
+
 // Build makes the program's images and returns the topmost one's id. A layer
 // that was built before (same parent, same code) is taken from the store;
-// after a failing step the layers before it remain there. Without a step
-// function nothing is made, and ErrUncached is returned if that were needed.
-func (p *Program) Build(s *store.Store, step Step) (store.ID, error) {
-	if !p.hasBase {
-		return 0, errors.New("no base image: the first macro must give it, such as --from host")
+// after a failing step the layers before it remain there.
+func (b *Builder) Build(p *Program) (store.ID, error) {
+	id, err := b.base(p.Base)
+	if err != nil {
+		return 0, err
 	}
-	id := p.Base
 	for _, code := range p.Layers {
 		if !hasCode(code) {
 			continue
 		}
-		parent, err := id, error(nil)
-		id, err = cached(s, buildKey(parent, code), step != nil, func() (store.ID, error) {
-			return step(parent, code, shell(code))
+		parent := id
+		id, err = b.cached(buildKey(parent, code), func() (store.ID, error) {
+			return b.Step(parent, code, shell(code))
 		})
 		if err != nil {
 			return 0, err
 		}
 	}
-	return p.configure(s, id, step != nil)
+	return b.configure(id, &p.Config)
 }
 
 // hasCode tells whether there is more in code than blank lines and comments.
@@ -51,20 +62,20 @@ func hasCode(code string) bool {
 	return false
 }
 
-// cached returns the image that key names; if there is none, and may is set,
-// the one that make makes, which key then names.
-func cached(s *store.Store, key string, may bool, make func() (store.ID, error)) (store.ID, error) {
-	id, err := s.Map(key)
+// cached returns the image that key names; if there is none, the one that make
+// makes, which key then names.
+func (b *Builder) cached(key string, make func() (store.ID, error)) (store.ID, error) {
+	id, err := b.Store.Map(key)
 	if err != nil || id != 0 {
 		return id, err
 	}
-	if !may {
+	if b.Step == nil {
 		return 0, ErrUncached
 	}
 	if id, err = make(); err != nil {
 		return 0, err
 	}
-	return id, s.SetMap(key, id)
+	return id, b.Store.SetMap(key, id)
 }
 
 // buildKey is the name under which the map remembers the layer that code made

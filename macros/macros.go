@@ -1,57 +1,51 @@
 // Package macros is plash's build language: it turns words such as
-// "--from host --apt git --layer --run 'make install'" into shell code cut
-// into layers, and builds images from that, each layer once.
+// "--from host --apt git --layer --run 'make install'", or the lines of a
+// plashfile, into shell code cut into layers, and builds images from that, each
+// layer once.
 //
-// The way of the words: Eval looks up each macro in one table and collects
-// what it emits in a Program; Program.Script prints it, Program.Build makes
-// the images. How a layer's code is run is the caller's business.
+// The way of the words: Eval looks up each macro in one table and collects what
+// it emits in a Program, which it does not touch the store for. A Builder makes
+// a program's images, or finds them. How a layer's code is run is the caller's
+// business.
 package macros
 
 import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 
+	"plash/internal/spell"
 	"plash/store"
 )
 
-// ErrImport is what Eval returns, with Options.LookupOnly, for a base image
-// that is not in the store yet.
-var ErrImport = errors.New("the base image must be imported first")
-
-// Options says where Eval takes base images from.
-type Options struct {
-	Store      func() (*store.Store, error) // called when a base image is needed
-	LookupOnly bool                         // import nothing: ErrImport instead
-	Progress   io.Writer                    // where an import shows its progress
+// Program is what macros come to. Written with rawjson it can go to another
+// process to be built.
+type Program struct {
+	Base   *Base    // what all else is stacked on; nil if no macro gave it
+	Layers []string // each layer's shell code, in lines; some may be empty
+	Config Config
 }
 
-// Program is what macros come to.
-type Program struct {
-	Base   store.ID // the image all else is stacked on, if a macro gave it
-	Layers []string // each layer's shell code, in lines; some may be empty
-
-	hasBase bool
-
-	// What is to be kept beside the layers, as macros gave it: they are added
-	// to what the image inherits, an entrypoint takes the inherited one's place.
-	entrypoint  []string
-	env         []string // NAME=VALUE
-	envNames    []string // taken from the host when it runs
-	envPrefixes []string
+// Config is what is to be kept beside the layers, as macros gave it. It is
+// added to what the image inherits; an entrypoint takes the inherited one's
+// place.
+type Config struct {
+	Entrypoint  []string
+	Env         []string // NAME=VALUE, or NAME: taken from the host when it runs
+	EnvPrefixes []string // likewise, all that begin so
+	Mounts      []string // SRC or SRC:DST, absolute
 }
 
 // hintPrefix begins the lines of a script that are not code.
 const hintPrefix = "### plash hint: "
 
-// Script returns the program as shell code with hint lines for the base image
-// and the borders of the layers.
-func (p *Program) Script() string {
+// Script returns the program as shell code with hint lines for the borders of
+// the layers and, if there is one, for the base image, whose id is given.
+func (p *Program) Script(base store.ID) string {
 	var b strings.Builder
-	if p.hasBase {
-		fmt.Fprintf(&b, "%simage=%d\n", hintPrefix, p.Base)
+	if p.Base != nil {
+		fmt.Fprintf(&b, "%simage=%d\n", hintPrefix, base)
 	}
 	for i, code := range p.Layers {
 		if i > 0 {
@@ -62,80 +56,143 @@ func (p *Program) Script() string {
 	return b.String()
 }
 
-// IsMacro tells whether a first word stands for a macro: it begins with a
-// dash, and is neither a dash or two alone nor a negative number (which are
-// taken as ids, and refused as such).
-func IsMacro(word string) bool {
-	if len(word) < 2 || word[0] != '-' || word == "--" {
-		return false
-	}
-	return word[1] < '0' || word[1] > '9'
-}
-
-// Eval turns words into a program. Each macro is a word that begins with a
-// dash; the words up to the next such word are its arguments. An argument
-// that begins with a dash itself is written `--\ ARGUMENT`, in one word.
-func Eval(words []string, o Options) (*Program, error) {
-	e := &eval{options: o, program: &Program{Layers: []string{""}}, installers: builtinInstallers()}
-	for len(words) > 0 {
-		name, args := words[0], words[1:]
-		n := 0
-		for n < len(args) && (args[n] == "" || args[n][0] != '-' || isLiteral(args[n])) {
-			n++
-		}
-		if isLiteral(name) || !strings.HasPrefix(name, "-") {
-			return nil, fmt.Errorf("%s: a macro must stand here, such as --run", name)
-		}
-		words, args = args[n:], literals(args[:n])
-		if err := e.call(name, args); err != nil {
-			return nil, err
-		}
+// Eval turns the words of a command line into a program. Each macro is a word
+// that begins with a dash; the words up to the next such word are its
+// arguments. An argument that begins with a dash itself is written
+// `--\ ARGUMENT`, in one word. Macros that read standard input read stdin.
+func Eval(words []string, stdin io.Reader) (*Program, error) {
+	e := newEval(stdin)
+	if err := e.words(words); err != nil {
+		return nil, err
 	}
 	return e.program, nil
 }
 
-// isLiteral recognizes the form `--\ TEXT` (or `--\` for an empty text).
-func isLiteral(word string) bool {
-	return word == `--\` || strings.HasPrefix(word, `--\ `)
-}
-
-// literals returns words with the form `--\ TEXT` replaced by TEXT.
-func literals(words []string) []string {
-	plain := make([]string, len(words))
-	for i, word := range words {
-		if isLiteral(word) {
-			word = strings.TrimPrefix(strings.TrimPrefix(word, `--\`), " ")
-		}
-		plain[i] = word
+// EvalText turns the text of a plashfile into a program. Errors begin with the
+// file's name, as it is given, and a line number.
+func EvalText(name, text string, stdin io.Reader) (*Program, error) {
+	e := newEval(stdin)
+	if err := e.text(name, text); err != nil {
+		return nil, err
 	}
-	return plain
+	return e.program, nil
 }
 
-// eval is the state of one Eval.
+// eval is the state of one evaluation.
 type eval struct {
-	options    Options
-	program    *Program
-	installers map[string][]string // name → lines, {} stands for the packages
+	stdin   io.Reader
+	program *Program
+	defined map[string]func(args []string) error // macros of --defpm and --import, without dashes
+	depth   int                                  // of macros that evaluate macros
 }
 
-// call evaluates the macro called name, dashes and all.
-func (e *eval) call(name string, args []string) error {
-	bare := strings.TrimPrefix(strings.TrimPrefix(name, "-"), "-")
-	if lines, ok := e.installers[bare]; ok && strings.HasPrefix(name, "--") {
-		e.install(lines, args)
-		return nil
+func newEval(stdin io.Reader) *eval {
+	return &eval{stdin: stdin, program: &Program{Layers: []string{""}}, defined: map[string]func([]string) error{}}
+}
+
+// maxDepth is how many macros may be evaluated by one another: more is a file
+// that evaluates itself.
+const maxDepth = 50
+
+var errTooDeep = errors.New("nested too deep")
+
+// words evaluates the words of a command line.
+func (e *eval) words(words []string) error {
+	if e.depth++; e.depth > maxDepth {
+		return errTooDeep
 	}
-	m, ok := lookup(name)
-	if !ok {
-		return fmt.Errorf("%s: no such macro", name)
+	defer func() { e.depth-- }()
+	calls, err := splitWords(words)
+	if err != nil {
+		return err
 	}
-	if len(args) < m.min || m.max >= 0 && len(args) > m.max {
-		return fmt.Errorf("%s: wrong number of arguments: %s %s", name, name, m.args)
-	}
-	if err := m.expand(e, args); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	for _, c := range calls {
+		if err := e.call(c); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// text evaluates the text of a plashfile.
+func (e *eval) text(name, text string) error {
+	if e.depth++; e.depth > maxDepth {
+		return errTooDeep
+	}
+	defer func() { e.depth-- }()
+	calls, err := splitText(name, text)
+	if err != nil {
+		return err
+	}
+	for _, c := range calls {
+		if err := e.call(c); err != nil {
+			if errors.Is(err, errTooDeep) {
+				return err // where it began says enough
+			}
+			return fmt.Errorf("%s:%d: %w", name, c.line, err)
+		}
+	}
+	return nil
+}
+
+// call evaluates one macro with its arguments, or several whose one-letter
+// names are written together, of which the last has the arguments.
+func (e *eval) call(c call) error {
+	names := apart(c.name)
+	for i, name := range names {
+		var args []string
+		if i == len(names)-1 {
+			args = c.args
+		}
+		if err := e.macro(name, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// macro evaluates the macro called name, dashes and all.
+func (e *eval) macro(name string, args []string) error {
+	if defined, ok := e.defined[strings.TrimPrefix(name, "--")]; ok && strings.HasPrefix(name, "--") {
+		return wrap(name, defined(args))
+	}
+	m := lookup(name)
+	if m == nil {
+		return e.noSuchMacro(name)
+	}
+	if len(args) < m.min || m.max >= 0 && len(args) > m.max {
+		return fmt.Errorf("%s: wrong number of arguments: %s", name, strings.TrimSpace(name+" "+m.args))
+	}
+	return wrap(name, m.expand(e, args))
+}
+
+// wrap puts the macro's name before an error.
+func wrap(name string, err error) error {
+	if err == nil || errors.Is(err, errTooDeep) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// noSuchMacro is the error about a macro that there is not, with the one that
+// may have been meant.
+func (e *eval) noSuchMacro(name string) error {
+	var names []string
+	for i := range table {
+		for _, n := range table[i].names {
+			if n = strings.TrimLeft(n, "-"); len(n) > 1 {
+				names = append(names, n)
+			}
+		}
+	}
+	for n := range e.defined {
+		names = append(names, n)
+	}
+	near := spell.Nearest(strings.TrimLeft(name, "-"), names)
+	if near == "" {
+		return fmt.Errorf("%s: no such macro", name)
+	}
+	return fmt.Errorf("%s: no such macro, did you mean --%s?", name, near)
 }
 
 // emit adds lines of code to the current layer.
@@ -164,17 +221,32 @@ func (e *eval) emitScript(lines []string) error {
 	return nil
 }
 
+// emitOutput is emitScript for what a program printed or a file holds.
+func (e *eval) emitOutput(text string) error {
+	if err := checkText(text); err != nil {
+		return err
+	}
+	if text = strings.TrimSuffix(text, "\n"); text == "" {
+		return nil
+	}
+	return e.emitScript([]string{text})
+}
+
+// checkText refuses the one byte that no word of a program may have.
+func checkText(text string) error {
+	if strings.Contains(text, "\x00") {
+		return errors.New("has a NUL byte, which is no text")
+	}
+	return nil
+}
+
 // hint does what a hint line says; one of an unknown name stays a comment.
 func (e *eval) hint(name, value string) error {
 	switch name {
 	case "layer":
 		e.layer()
 	case "image":
-		id, err := store.ParseID(value)
-		if err != nil {
-			return err
-		}
-		return e.base(id)
+		return e.base(&Base{"image hint", fromID, []string{value}})
 	default:
 		if value != "" {
 			name += "=" + value
@@ -188,62 +260,11 @@ func (e *eval) hint(name, value string) error {
 func (e *eval) layer() { e.program.Layers = append(e.program.Layers, "") }
 
 // base sets the base image.
-func (e *eval) base(id store.ID) error {
+func (e *eval) base(b *Base) error {
 	p := e.program
-	if p.hasBase || len(p.Layers) > 1 || p.Layers[0] != "" {
+	if p.Base != nil || len(p.Layers) > 1 || p.Layers[0] != "" {
 		return errors.New("only the first macro may give the base image")
 	}
-	s, err := e.options.Store()
-	if err != nil {
-		return err
-	}
-	if err := s.Check(id); err != nil {
-		return err
-	}
-	p.Base, p.hasBase = id, true
+	p.Base = b
 	return nil
-}
-
-// cachedBase sets the base image to the one that key names, or to the one that
-// make imports, which key then names.
-func (e *eval) cachedBase(key string, make func(*store.Store) (store.ID, error)) error {
-	s, err := e.options.Store()
-	if err != nil {
-		return err
-	}
-	id, err := s.Map(key)
-	if err != nil {
-		return err
-	}
-	if id == 0 {
-		if e.options.LookupOnly {
-			return ErrImport
-		}
-		if id, err = make(s); err != nil {
-			return err
-		}
-		if err = s.SetMap(key, id); err != nil {
-			return err
-		}
-	}
-	return e.base(id)
-}
-
-// quote returns text as one word of shell code.
-func quote(text string) string {
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
-
-func quoteAll(words []string) string {
-	quoted := make([]string, len(words))
-	for i, word := range words {
-		quoted[i] = quote(word)
-	}
-	return strings.Join(quoted, " ")
-}
-
-// isNumber tells whether word consists of digits.
-func isNumber(word string) bool {
-	_, err := strconv.ParseUint(word, 10, 64)
-	return err == nil && word[0] != '+'
 }

@@ -3,14 +3,15 @@ package macros
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"plash/store"
 )
 
-// options are of a store that has the image 1.
-func options(t *testing.T) Options {
+// newStore returns a store that has the image 1.
+func newStore(t *testing.T) *store.Store {
 	t.Helper()
 	s, err := store.Init(filepath.Join(t.TempDir(), "data"))
 	if err != nil {
@@ -19,184 +20,165 @@ func options(t *testing.T) Options {
 	if id, err := s.Stack(0, t.TempDir()); err != nil || id != 1 {
 		t.Fatal(id, err)
 	}
-	return Options{Store: func() (*store.Store, error) { return s, nil }}
+	return s
 }
 
+// script evaluates words, which are separated by |, and returns their script.
+func script(t *testing.T, words, stdin string) (string, error) {
+	t.Helper()
+	p, err := Eval(strings.Split(words, "|"), strings.NewReader(stdin))
+	if err != nil {
+		return "", err
+	}
+	return p.Script(1), nil
+}
+
+// write writes a file in a new directory and returns its path.
+func write(t *testing.T, name, text string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestScript: what each macro emits.
 func TestScript(t *testing.T) {
 	t.Setenv("VALUE", "it's")
-	for _, c := range []struct {
-		words string // separated by |
-		want  string
-	}{
+	t.Setenv("EMPTY", "")
+	for _, c := range []struct{ words, want string }{
 		{"--run|a|b c", "a\nb c\n"},
 		{"-x", ""},
+		{"--x|a", "a\n"},
 		{"--from|1|-x|a", "### plash hint: image=1\na\n"},
 		{"-f|1", "### plash hint: image=1\n"},
+		{"--f|1", "### plash hint: image=1\n"},
 		{"--from-id|1", "### plash hint: image=1\n"},
+		{"--from-map|k", "### plash hint: image=1\n"},
+		{"--from-lxc|debian:12", "### plash hint: image=1\n"},
+		{"--from-url|http://x", "### plash hint: image=1\n"},
+		{"--from-github|a/b", "### plash hint: image=1\n"},
+		{"-A", "### plash hint: image=1\n"},
+		{"-A|a|b", "### plash hint: image=1\napk update\napk add 'a' 'b'\n"},
+		{"--A|a", "### plash hint: image=1\napk update\napk add 'a'\n"},
+		{"-U|a", "### plash hint: image=1\napt-get update\napt-get install -y 'a'\n"},
+		{"-F|a", "### plash hint: image=1\ndnf install -y 'a'\n"},
+		{"-D|a", "### plash hint: image=1\napt-get update\napt-get install -y 'a'\n"},
+		{"-C|a", "### plash hint: image=1\nyum install -y 'a'\n"},
+		{"-R|a", "### plash hint: image=1\npacman -Sy --noconfirm 'a'\n"},
+		{"-G|a", "### plash hint: image=1\nemerge 'a'\n"},
+		{"-Ax|a", "### plash hint: image=1\na\n"},
+		{"-Alx|a|-lx|b", "### plash hint: image=1\n### plash hint: layer\na\n### plash hint: layer\nb\n"},
 		{"-x|a|-l|-x|b", "a\n### plash hint: layer\nb\n"},
+		{"-x|a|--l|-x|b", "a\n### plash hint: layer\nb\n"},
 		{"--layer|pip|a|b", "### plash hint: layer\npip install 'a'\n### plash hint: layer\npip install 'b'\n### plash hint: layer\n"},
 		{"--layer|x|a", "### plash hint: layer\na\n### plash hint: layer\n"},
-		{"--inline|a|--|-x|b", ""},
+		{"--layer|run", "### plash hint: layer\n"},
+		{"--run-stdin", "in 1\n--in 2\n\n"},
+		{"--inline|a|b c", "a b c\n"},
 		{"--apt|a|it's", "apt-get update\napt-get install -y 'a' 'it'\\''s'\n"},
 		{"--apt", ""},
-		{"--defpm|opkg|opkg {} end|--opkg|p|q", "opkg 'p' 'q' end\n"},
+		{"--apk|a", "apk update\napk add 'a'\n"},
+		{"--yum|a", "yum install -y 'a'\n"},
+		{"--dnf|a", "dnf install -y 'a'\n"},
+		{"--pacman|a", "pacman -Sy --noconfirm 'a'\n"},
+		{"--emerge|a", "emerge 'a'\n"},
+		{"--pip|a", "pip install 'a'\n"},
+		{"--pip3|a==1", "pip3 install 'a==1'\n"},
+		{"--npm|a", "npm install -g 'a'\n"},
+		{"--add-apt-repository|ppa:a/b", "apt-get update\napt-get install -y software-properties-common\nadd-apt-repository -y 'ppa:a/b'\n"},
+		{"--add-apt-repository", ""},
+		{"--defpm|opkg|opkg {} end|{}|--opkg|p|q", "opkg 'p' 'q' end\n'p' 'q'\n"},
+		{"--defpm|opkg|opkg {}|--opkg", ""},
+		{"--defpm|apt|apt {}|--apt|p|--layer|apt|q", "apt 'p'\n### plash hint: layer\napt 'q'\n### plash hint: layer\n"},
 		{`--run|--\ --x|--\|--\ y`, "--x\n\ny\n"},
 		{`--write-file|/a b|--\ -|\n|`, "printf '%s\\n' '-' '\\n' '' > '/a b'\n"},
 		{"--write-file|/empty", ": > '/empty'\n"},
 		{"--write-script|/s|x", "printf '%s\\n' 'x' > '/s'\nchmod 755 '/s'\n"},
 		{"--entrypoint-script|x", "printf '%s\\n' '#!/bin/sh' 'x' > '/entrypoint'\nchmod 755 '/entrypoint'\n"},
-		{"--import-env|VALUE|VALUE:AS", "export VALUE='it'\\''s'\nexport AS='it'\\''s'\n"},
+		{"--entrypoint-script|#!/bin/cat|x", "printf '%s\\n' '#!/bin/cat' 'x' > '/entrypoint'\nchmod 755 '/entrypoint'\n"},
+		{"--import-env|VALUE|VALUE:AS|EMPTY|NO_SUCH", "export VALUE='it'\\''s'\nexport AS='it'\\''s'\nexport EMPTY=''\n"},
+		{"--eval-string| --run mycmd", "mycmd\n"},
+		{`--eval-string| --run 'a  b' "c\"'" d\ e --apt f`, "a  b\nc\"'\nd e\napt-get update\napt-get install -y 'f'\n"},
 		{"--#|a|b|-#", ""},
-		{"--hint|x|y|--hint|layer", "### plash hint: x=y\n### plash hint: layer\n"},
-		{"--run|### plash hint: image=1|a", "### plash hint: image=1\na\n"},
-		{"--env|A=1|B|--env-prefix|C|--entrypoint|x", ""},
+		{"--#no blank|a|-##|b|-x|c", "c\n"},
+		{"--hint|x|y|--hint|layer|--hint|z", "### plash hint: x=y\n### plash hint: layer\n### plash hint: z\n"},
+		{"--hint|image|1", "### plash hint: image=1\n"},
+		{"--run|### plash hint: image=1|a\n### plash hint: layer\nb", "### plash hint: image=1\na\n### plash hint: layer\nb\n"},
+		{"--env|A=1|B|--env-prefix|C|--entrypoint|x|--mount|/a:/b", ""},
 	} {
-		p, err := Eval(strings.Split(c.words, "|"), options(t))
-		if strings.Contains(c.words, "|--|") {
-			if err == nil || err.Error() != "--: no such macro" {
-				t.Errorf("%s: %v", c.words, err)
-			}
-			continue
+		if got, err := script(t, c.words, "in 1\n--in 2\n\n"); err != nil || got != c.want {
+			t.Errorf("%s: %v, got\n%swant\n%s", c.words, err, got, c.want)
 		}
-		if err != nil {
-			t.Errorf("%s: %v", c.words, err)
-		} else if got := p.Script(); got != c.want {
-			t.Errorf("%s: got\n%swant\n%s", c.words, got, c.want)
+	}
+	if got, err := script(t, "--eval-stdin", "#!x\n--run\n a\n"); err != nil || got != " a\n" {
+		t.Errorf("--eval-stdin: %v, got %s", err, got)
+	}
+	for words, want := range map[string]string{
+		"--hash-path|" + write(t, "f", "x", 0o644): `^: hash of '/.*/f': [0-9a-f]{64}\n$`,
+		"--invalidate-layer":                       `^: layer of 20\d\d-.*\n$`,
+	} {
+		if got, err := script(t, words, ""); err != nil || !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("%s: %v, got %s", words, err, got)
 		}
 	}
 }
 
 func TestErrors(t *testing.T) {
+	plain := write(t, "plain", "", 0o644)
+	broken := write(t, "broken", "#!/bin/sh\necho x\nexit 3\n", 0o755)
+	nul := write(t, "nul", "#!/bin/sh\nprintf 'a\\000b'\n", 0o755)
+	itself := filepath.Join(t.TempDir(), "itself")
+	if err := os.WriteFile(itself, []byte("--eval-file "+itself), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for words, want := range map[string]string{
-		"--nope|x":             "--nope: no such macro",
-		"-apt|x":               "-apt: no such macro",
-		"x|--run":              "x: a macro must stand here, such as --run",
-		"--from":               "--from: wrong number of arguments: --from IMAGE",
-		"--from|1|2":           "--from: wrong number of arguments: --from IMAGE",
-		"--from|9":             "--from: no image: 9",
-		"--from|0":             "--from: 0: special root image",
-		"--from-id|x":          "--from-id: x: must be a positive number",
-		"--from-map|x":         "--from-map: x: no such key in the map",
-		"--run|x|--from|1":     "--from: only the first macro may give the base image",
-		"--from|1|--from|1":    "--from: only the first macro may give the base image",
-		"--layer|--from|1":     "--from: only the first macro may give the base image",
-		"--layer|nope|x":       "--layer: --nope: no such macro",
-		"--env|1=2":            "--env: 1: not a variable's name",
-		"--import-env|NO_SUCH": "--import-env: NO_SUCH: no such variable in the environment",
-		"--hash-path|/no/such": "--hash-path: /no/such: No such file or directory",
+		"--nope|x":                           "--nope: no such macro",
+		"--rnu|x":                            "--rnu: no such macro, did you mean --run?",
+		"--from-lcx|x":                       "--from-lcx: no such macro, did you mean --from-lxc?",
+		"-apt|x":                             "-apt: no such macro, did you mean --apt?",
+		"--packman":                          "--packman: no such macro, did you mean --pacman?",
+		"--defpm|opkg|x|--opgk":              "--opgk: no such macro, did you mean --opkg?",
+		"-xq|x":                              "-xq: no such macro",
+		"--|x":                               "--: no such macro",
+		"-|x":                                "-: no such macro",
+		"x|--run":                            "x: a macro must stand here, such as --run",
+		"--from":                             "--from: wrong number of arguments: --from IMAGE",
+		"--from|1|2":                         "--from: wrong number of arguments: --from IMAGE",
+		"--run-stdin|x":                      "--run-stdin: wrong number of arguments: --run-stdin",
+		"--run|x|--from|1":                   "--from: only the first macro may give the base image",
+		"--from|1|--from|1":                  "--from: only the first macro may give the base image",
+		"--from|1|-A":                        "-A: only the first macro may give the base image",
+		"-fA":                                "-f: wrong number of arguments: -f IMAGE",
+		"--layer|--from|1":                   "--from: only the first macro may give the base image",
+		"--layer|nope|x":                     "--layer: --nope: no such macro",
+		"--env|1=2":                          "--env: 1: not a variable's name",
+		"--env|=2":                           "--env: a variable's name must not be empty",
+		"--import-env|A:b-c":                 "--import-env: b-c: not a variable's name",
+		"--hash-path|/no/such":               "--hash-path: /no/such: No such file or directory",
+		"--mount|":                           "--mount: : must be SRC or SRC:DST, and DST begin with a slash",
+		"--mount|/a:b":                       "--mount: /a:b: must be SRC or SRC:DST, and DST begin with a slash",
+		"--entrypoint-script":                "--entrypoint-script: an empty script: it takes lines",
+		"--eval-string| --run 'a":            "--eval-string:  --run 'a: unterminated single-quoted string",
+		"--eval-string|a":                    "--eval-string: a: a macro must stand here, such as --run",
+		"--eval-string| --nope":              "--eval-string: --nope: no such macro",
+		"--eval-github|a":                    "--eval-github: a: not a repository: USER/REPO is one",
+		"--eval-github|a/b/c":                "--eval-github: a/b/c: not a repository: USER/REPO is one",
+		"--eval-url|x":                       "--eval-url: x: not a URL: it begins with http://, https:// or file://",
+		"--eval-file|/":                      "--eval-file: /: Is a directory",
+		"--eval-file|" + itself:              "nested too deep",
+		"--import|/no/such":                  "--import: /no/such: No such file or directory",
+		"--import|" + plain:                  "--import: " + plain + ": Permission denied",
+		"--import|" + broken + "|--broken|x": "--broken: " + broken + ": exit status 3",
+		"--import|" + nul + "|--nul":         "--nul: has a NUL byte, which is no text",
+		"--from|docker:debian": "--from: docker:debian: images of registries and of other programs are not supported yet: " +
+			"--from takes an id, host or DISTRO:VERSION, --from-url an archive",
+		"--from|quay.io/x/y:1": "--from: quay.io/x/y:1: images of registries and of other programs are not supported yet: " +
+			"--from takes an id, host or DISTRO:VERSION, --from-url an archive",
 	} {
-		if _, err := Eval(strings.Split(words, "|"), options(t)); err == nil || err.Error() != want {
+		if _, err := script(t, words, ""); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", words, err, want)
 		}
-	}
-	o := options(t)
-	o.LookupOnly = true
-	if _, err := Eval([]string{"--from", "host"}, o); err == nil || !strings.Contains(err.Error(), ErrImport.Error()) {
-		t.Errorf("looking up what is not there: %v", err)
-	}
-}
-
-// TestBuild: each layer is built once, by its parent and its text.
-func TestBuild(t *testing.T) {
-	o := options(t)
-	s, _ := o.Store()
-	var ran []string
-	step := func(parent store.ID, code string, _ []string) (store.ID, error) {
-		ran = append(ran, strings.TrimSpace(code))
-		return s.Stack(parent, t.TempDir())
-	}
-	for _, c := range []struct {
-		words, ran string
-		want       store.ID
-		cached     bool
-	}{
-		{"--from|1", "", 1, true},
-		{"--from|1|-x|a|-l|-x|b", "a b", 3, false},
-		{"--from|1|-x|a|-l|-x|b", "", 3, true},
-		{"--from|1|-x|b", "b", 4, false},
-		{"--from|1|-x|a|-l|-l|-x|c", "c", 5, false},
-		{"--from|3|-l|--run|# comment", "", 3, true},
-		{"--from|3|--env|A=1", "", 6, false}, // an empty layer
-		{"--from|3|--env|A=1", "", 6, true},
-		{"--from|6|--env|A=1", "", 6, true},
-		{"--from|6|--entrypoint|x|--env|A=2|B", "", 7, false},
-		{"--from|7|-x|d", "d", 8, false},
-	} {
-		ran = nil
-		p, err := Eval(strings.Split(c.words, "|"), o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := p.Build(s, nil); (err == nil) != c.cached || err != nil && err != ErrUncached {
-			t.Errorf("%s: looked up: %v", c.words, err)
-		}
-		if id, err := p.Build(s, step); err != nil || id != c.want || strings.Join(ran, " ") != c.ran {
-			t.Errorf("%s: got %d, %v, ran %q", c.words, id, err, ran)
-		}
-	}
-	meta, err := s.Meta(8)
-	if err != nil || strings.Join(meta.Env, " ") != "A=2" || strings.Join(meta.EnvNames, " ") != "B" || strings.Join(meta.Entrypoint, " ") != "x" {
-		t.Errorf("inherited: %+v, %v", meta, err)
-	}
-	if _, err := (&Program{}).Build(s, step); err == nil || !strings.HasPrefix(err.Error(), "no base image") {
-		t.Errorf("without a base: %v", err)
-	}
-}
-
-func TestHashPath(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "d")
-	hash := func() string {
-		t.Helper()
-		h, err := HashPath(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return h
-	}
-	if err := os.MkdirAll(filepath.Join(dir, "sub"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	file, link := filepath.Join(dir, "sub/file"), filepath.Join(dir, "link")
-	seen := map[string]string{hash(): "nothing"}
-	for _, step := range []struct {
-		name string
-		do   func() error
-	}{
-		{"a file", func() error { return os.WriteFile(file, []byte("a"), 0o644) }},
-		{"its content", func() error { return os.WriteFile(file, []byte("b"), 0o644) }},
-		{"its mode", func() error { return os.Chmod(file, 0o600) }},
-		{"its name", func() error { return os.Rename(file, file+"2") }},
-		{"a link", func() error { return os.Symlink("x", link) }},
-		{"its target", func() error { os.Remove(link); return os.Symlink("y", link) }},
-		{"a file instead", func() error { os.Remove(link); return os.WriteFile(link, []byte("y"), 0o777) }},
-		{"the directory's mode", func() error { return os.Chmod(dir, 0o700) }},
-	} {
-		if err := step.do(); err != nil {
-			t.Fatal(err)
-		}
-		h := hash()
-		if before, ok := seen[h]; ok {
-			t.Errorf("%s: the hash is that of %s", step.name, before)
-		}
-		seen[h] = step.name
-	}
-	before := hash()
-	if err := os.WriteFile(file+"2", []byte("b"), 0o600); err != nil { // a new time only
-		t.Fatal(err)
-	}
-	if hash() != before {
-		t.Error("the hash depends on times")
-	}
-}
-
-func TestShell(t *testing.T) {
-	long := shell(strings.Repeat("x", 3*maxWord))
-	for _, word := range long {
-		if len(word) >= 128<<10 {
-			t.Errorf("a word of %d bytes", len(word))
-		}
-	}
-	if got := strings.Join(long[4:], ""); !strings.HasSuffix(got, strings.Repeat("x", 3*maxWord)) {
-		t.Error("the code is not whole")
 	}
 }

@@ -1,13 +1,13 @@
 package store
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"time"
 
 	"plash/internal/errs"
+	"plash/internal/rawjson"
 )
 
 // Meta is what is kept beside a layer. All but Made and Created holds for the
@@ -39,14 +39,14 @@ func (s *Store) Meta(id ID) (Meta, error) {
 		return m, nil // the root image
 	}
 	if err == nil {
-		err = json.Unmarshal(text, &m)
+		err = rawjson.Unmarshal(text, &m)
 	}
 	return m, errs.Path(file, err)
 }
 
 func writeMeta(node string, m Meta) error {
 	m.Created = time.Now()
-	text, err := json.Marshal(m)
+	text, err := rawjson.Marshal(m)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func TestScripts(t *testing.T) {
 				env.Setenv("TINY", tiny)
 				env.Setenv("BIN", bin)
 				env.Setenv("TERM", "dumb")
-				return os.Mkdir(env.WorkDir+"/home", 0o755)
+				return os.MkdirAll(env.WorkDir+"/home", 0o755)
 			},
 			Condition: func(condition string) (bool, error) {
 				switch condition {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -23,7 +24,7 @@ type command struct {
 // commands returns all commands; each family is in a file of its own.
 func commands() []command {
 	return slices.Concat(importCommands, exportCommands, imageCommands, runCommands, sessionCommands,
-		showCommands, buildCommands, otherCommands)
+		showCommands, buildCommands, macroCommands, otherCommands)
 }
 
 // find returns the command called name, today or in earlier days, or nil.
@@ -39,7 +40,16 @@ func find(name string) *command {
 // parser returns a parser for the command's words. It has no --help of its
 // own: in a program's words that is a word like any other.
 func (c *command) parser() *kong.Kong {
-	return kong.Must(c.args(), kong.NoDefaultHelp())
+	return kong.Must(c.args(), kong.NoDefaultHelp(), kong.KindMapper(reflect.String, kong.MapperFunc(asItIs)))
+}
+
+// asItIs reads a word of any bytes. Kong's own way replaces what is not UTF-8.
+func asItIs(context *kong.DecodeContext, target reflect.Value) error {
+	token, err := context.Scan.PopValue("string")
+	if err == nil {
+		target.SetString(token.Value.(string))
+	}
+	return err
 }
 
 // parse finds the command that words begin with and runs it.

@@ -55,6 +55,8 @@ func (p *plash) dispatch(words []string) error {
 	case first == "plash" && slices.Contains(words, "-o"):
 		// mount(8) gives the source as first word, here the type's own name.
 		words[0] = "union"
+	case first == builderWord:
+		return p.buildForAnother()
 	case first == "run" && len(words) > 1 && !slices.ContainsFunc(words[1:min(3, len(words))], mayBeOption):
 		// Starting a container is what plash is measured by, and without
 		// options its words need no grammar.
@@ -66,6 +68,8 @@ func (p *plash) dispatch(words []string) error {
 		}
 	case strings.HasPrefix(first, "-") && first != "-" && first != "--":
 		return p.execute(&buildAndRun, "", words)
+	case strings.Contains(first, "/"):
+		return p.exec(first, words[1:])
 	}
 	return p.parse(words)
 }

@@ -70,6 +70,13 @@ func (p *plash) container(img image, command []string, o options) (launcher.Conf
 		EnvPrefixes: img.meta.EnvPrefixes,
 		Verbose:     p.verbose,
 	}
+	for _, text := range img.meta.Mounts {
+		bind, err := parseBind(text)
+		if err != nil {
+			return config, err
+		}
+		config.Binds = append(config.Binds, bind)
+	}
 	return config, o.apply(&config)
 }
 

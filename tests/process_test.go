@@ -254,7 +254,15 @@ type terminal struct {
 
 func openTerminal(t *testing.T) *terminal {
 	t.Helper()
-	shell := exec.Command("bash", "--norc", "-i")
+	term := startTerminal(t, "bash", "--norc", "-i")
+	term.expect("PROMPT> ")
+	return term
+}
+
+// startTerminal starts a shell of one's choice.
+func startTerminal(t *testing.T, words ...string) *terminal {
+	t.Helper()
+	shell := exec.Command(words[0], words[1:]...)
 	shell.Env = append(os.Environ(), "PS1=PROMPT> ", "TERM=dumb")
 	file, err := pty.StartWithSize(shell, &pty.Winsize{Rows: 24, Cols: 80})
 	if err != nil {
@@ -279,7 +287,6 @@ func openTerminal(t *testing.T) *terminal {
 		shell.Process.Kill()
 		shell.Wait()
 	})
-	term.expect("PROMPT> ")
 	return term
 }
 

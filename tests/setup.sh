@@ -39,6 +39,10 @@ gpg gpg
 gpg-agent gpg-agent
 gpgv gpgv
 cc gcc
+bash bash
+zsh zsh
+fish fish
+man man-db
 END
 # Not by their programs: a busybox with libraries does not run in an empty
 # root, and debootstrap checks signatures only if it has the keys.

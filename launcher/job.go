@@ -29,6 +29,7 @@ const (
 	stageMount     stage = "plash: mount"
 	stageReenter   stage = "plash: user namespace"
 	stageRemove    stage = "plash: remove"
+	stageProbe     stage = "plash: probe"
 )
 
 // Init must be the first statement of main. In a process that is one of the
@@ -56,6 +57,8 @@ func Init() {
 		reentered(j)
 	case stageRemove:
 		remover(j)
+	case stageProbe:
+		probeInside(j)
 	}
 	os.Exit(1)
 }

@@ -5,6 +5,7 @@ import (
 
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -98,8 +99,17 @@ func TestNoFuse(t *testing.T) {
 				})
 			}
 		}
+		r := within(t, "mount --bind /dev/null /dev/fuse; plash doctor || code=$?; ls -A $D; exit $code").code(1)
+		for _, want := range []string{`fuse device +no +/dev/fuse: `, `attributes +yes`, `containers +no +/dev/fuse: `, `mounts +no`} {
+			if !regexp.MustCompile(want).MatchString(r.out) {
+				r.fatal(want)
+			}
+		}
+		if !strings.Contains(r.err, "plash error: no container can run here: /dev/fuse: ") || strings.Contains(r.out, "doctor") {
+			r.fatal("the reason, and no litter")
+		}
 		// Closed to others, as on a machine without udev.
-		r := within(t, `touch $D/fuse; mknod $D/node c 10 229; chmod 600 $D/node; mount --bind $D/node /dev/fuse
+		r = within(t, `touch $D/fuse; mknod $D/node c 10 229; chmod 600 $D/node; mount --bind $D/node /dev/fuse
 			as plash pull:tarfile `+tiny+` >/dev/null; as plash run 1 true`)
 		r.fails(`/dev/fuse: Permission denied`)
 	})
@@ -129,6 +139,10 @@ func TestNoUserNamespaces(t *testing.T) {
 			t.Errorf("images: %q", list)
 		}
 		inside("plash", "sudo", "true").fails(`user namespace`)
+		r := inside("plash", "doctor").code(1)
+		if !regexp.MustCompile(`(?m)^user namespace +no +user namespace: .*$`).MatchString(r.out) || !regexp.MustCompile(`(?m)^containers +no`).MatchString(r.out) {
+			r.fatal("that there are no user namespaces")
+		}
 		id := inside("plash", "pull:host").id()
 		inside("plash", "run", id, "true").fails(`user namespace`)
 		inside("plash", "--from", "host", "--run", "true", "--", "true").fails(`user namespace`)
@@ -152,6 +166,10 @@ func TestNoNewuidmap(t *testing.T) {
 		r.prints("0\n1\nx")
 		if !strings.Contains(r.err, "newuidmap") {
 			r.fatal("-v to name newuidmap")
+		}
+		r = within(t, stage+"as plash doctor")
+		if !regexp.MustCompile(`(?m)^subordinate ids +no +newuidmap`).MatchString(r.ok()) || !regexp.MustCompile(`(?m)^containers +yes`).MatchString(r.out) {
+			r.fatal("that newuidmap is missing, and that containers run without it")
 		}
 		// What needs more ids says what would help.
 		foreign := archiveOf(t, tar.Header{Name: "file", Typeflag: tar.TypeReg, Uid: 33, Gid: 33})

@@ -14,6 +14,7 @@ import (
 var otherCommands = []command{
 	{name: "clean", args: func() any { return new(cleanCommand) }},
 	{name: "completion", args: func() any { return new(completionCommand) }},
+	{name: "doctor", args: func() any { return new(doctorCommand) }},
 	{name: "help", args: func() any { return new(helpCommand) }},
 	{name: "help-macros", args: func() any { return new(helpMacrosCommand) }},
 	{name: "init", args: func() any { return new(initCommand) }},

@@ -1,4 +1,6 @@
 # make        builds dist/plash
+# make man    writes the manual pages into dist/man
+# make install, make uninstall  put all of it below PREFIX, and take it away
 # make test   sets up this machine (as root) and runs all tests
 # make soak   compares random operations with the kernel's for long (SEED, STEPS)
 # make check  is for the source: format, vet, staticcheck, other architectures
@@ -9,10 +11,29 @@ export CGO_ENABLED = 0
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unreleased)
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all test soak check bench clean
+PREFIX = /usr/local
+
+.PHONY: all man install uninstall test soak check bench clean
 
 all:
 	go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/plash ./cmd/plash
+
+man:
+	go run ./docs/mkman $(VERSION) dist/man
+
+install: all man
+	install -D -t $(DESTDIR)$(PREFIX)/bin dist/plash
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 dist/man/*.1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	dist/plash completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/plash
+	dist/plash completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_plash
+	dist/plash completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/plash.fish
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/plash $(DESTDIR)$(PREFIX)/share/man/man1/plash.1 $(DESTDIR)$(PREFIX)/share/man/man1/plash-*.1 \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/plash \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_plash $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/plash.fish
 
 test:
 	sh tests/setup.sh

@@ -21,6 +21,13 @@ type Section struct {
 	Text     string // the rest: Markdown, paragraphs and lists
 }
 
+// Intro returns what the page says about all commands.
+func Intro() string {
+	intro, _, _ := strings.Cut(page, "\n## ")
+	_, intro, _ = strings.Cut(intro, "\n")
+	return strings.TrimSpace(intro)
+}
+
 // Sections returns all commands' sections, in the page's order.
 func Sections() []Section {
 	var list []Section

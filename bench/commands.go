@@ -62,11 +62,14 @@ var commands = []command{
 	}, true},
 }
 
+// commandGroup is the group that a command counts as.
+func commandGroup(c command) group { return group{name: "commands", quick: c.quick} }
+
 // measureCommands measures those that are wanted; the samples go to keep.
 func measureCommands(c config, keep func(sample)) error {
 	var b *bed
 	for _, cmd := range commands {
-		if !c.wants(group{name: "commands", quick: cmd.quick}, row{name: cmd.name}) {
+		if !c.wants(commandGroup(cmd), row{name: cmd.name}) {
 			continue
 		}
 		if b == nil {
@@ -83,7 +86,9 @@ func measureCommands(c config, keep func(sample)) error {
 					if other {
 						s.Contender = cmd.other
 					}
-					unix.Sync()
+					if cmd.times == 1 {
+						unix.Sync()
+					}
 					begin := time.Now()
 					err := b.run(cmd.argv(b, other, round*cmd.times+n), c.User != "" && !(other && cmd.otherRoot))
 					s.Seconds = time.Since(begin).Seconds()
@@ -102,12 +107,9 @@ func measureCommands(c config, keep func(sample)) error {
 	return nil
 }
 
-// makeBed makes the archive, unless it is there, and the image and the tree.
+// makeBed makes the image and the tree.
 func makeBed(c config) (*bed, error) {
-	b := &bed{config: c, archive: filepath.Join(c.Dir, "debian.tar")}
-	if err := once(b.archive, makeDebian); err != nil {
-		return nil, err
-	}
+	b := &bed{config: c, archive: c.debian()}
 	var err error
 	if b.out, err = os.MkdirTemp(c.own(), "commands-"); err != nil {
 		return nil, err
@@ -127,13 +129,6 @@ func makeBed(c config) (*bed, error) {
 	}
 	b.id = strings.TrimSpace(string(id))
 	return b, nil
-}
-
-// makeDebian makes an archive of a minimal Debian.
-func makeDebian(archive string) error {
-	dir := archive + ".d"
-	defer os.RemoveAll(dir)
-	return run("", sh(fmt.Sprintf("debootstrap --variant=minbase bookworm %s; tar -C %[1]s --numeric-owner --xattrs --exclude='./dev/*' -cf %s .", dir, archive))...)
 }
 
 // start prepares a command in which plash has its data in the bed.

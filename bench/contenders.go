@@ -15,25 +15,26 @@ import (
 
 // Names of contenders that the report compares.
 const (
-	kernel = "kernel"
-	fuse1  = "fuse-overlayfs 1"
-	fuse2  = "fuse-overlayfs 2"
-	ours   = "plash"
+	kernel  = "kernel"
+	fuse1   = "fuse-overlayfs 1"
+	fuse2   = "fuse-overlayfs 2"
+	unionfs = "unionfs-fuse"
+	ours    = "plash"
+	union   = "plash union"
 )
 
-// A contender mounts layers: the lower ones are names in the working directory,
-// topmost first.
+// A contender mounts a set of layers.
 type contender struct {
 	name  string
 	path  string // its program, none for the kernel
-	mount func(c contender, lowers []string, upper, work, target string) error
+	mount func(c contender, l layers, m mounted) error
 }
 
 // contenders returns those that this machine has, the kernel first.
 func contenders(c config) []contender {
 	list := []contender{{name: kernel, mount: mountKernel(c.User != "")}}
-	add := func(name, path string, mount func(contender, []string, string, string, string) error) {
-		if path == "" {
+	add := func(name, path string, mount func(contender, layers, mounted) error) {
+		if path == "" || c.Without != "" && regexp.MustCompile(c.Without).MatchString(name) {
 			return
 		}
 		if found, err := exec.LookPath(path); err == nil {
@@ -45,37 +46,42 @@ func contenders(c config) []contender {
 	add(fuse1, "fuse-overlayfs", mountOverlay)
 	add(fuse2, c.Fuse2, mountOverlay)
 	if !c.Quick {
-		add("unionfs-fuse", "unionfs", mountUnionfs)
+		add(unionfs, "unionfs", mountUnionfs)
 	}
-	add(ours, c.Plash, mountPlash)
+	add(ours, c.Plash, mountImage)
+	add(union, c.Plash, mountUnion)
 	return list
 }
 
-func overlayOptions(lowers []string, upper, work string) string {
-	return "lowerdir=" + strings.Join(lowers, ":") + ",upperdir=" + upper + ",workdir=" + work
+func overlayOptions(l layers, m mounted) string {
+	return "lowerdir=" + strings.Join(l.names, ":") + ",upperdir=" + m.place + "/upper,workdir=" + m.place + "/work"
 }
 
-func mountKernel(user bool) func(contender, []string, string, string, string) error {
-	return func(_ contender, lowers []string, upper, work, target string) error {
-		options := overlayOptions(lowers, upper, work)
+func mountKernel(user bool) func(contender, layers, mounted) error {
+	return func(_ contender, l layers, m mounted) error {
+		options := overlayOptions(l, m)
 		if user {
 			options += ",userxattr"
 		}
-		return unix.Mount("overlay", target, "overlay", 0, options)
+		return unix.Mount("overlay", m.target, "overlay", 0, options)
 	}
 }
 
-func mountOverlay(c contender, lowers []string, upper, work, target string) error {
-	return run("", c.path, "-o", overlayOptions(lowers, upper, work), target)
+func mountOverlay(c contender, l layers, m mounted) error {
+	return run("", c.path, "-o", overlayOptions(l, m), m.target)
 }
 
-func mountPlash(c contender, lowers []string, upper, work, target string) error {
-	return run("", c.path, "union", "-o", overlayOptions(lowers, upper, work), target)
+func mountUnion(c contender, l layers, m mounted) error {
+	return run("", c.path, "union", "-o", overlayOptions(l, m), m.target)
 }
 
-func mountUnionfs(c contender, lowers []string, upper, _, target string) error {
-	branches := upper + "=RW:" + strings.Join(lowers, "=RO:") + "=RO"
-	return run("", c.path, "-o", "cow", branches, target)
+func mountImage(c contender, l layers, m mounted) error {
+	return run("", c.path, "mount", l.image, m.target, m.place+"/changes")
+}
+
+func mountUnionfs(c contender, l layers, m mounted) error {
+	branches := m.place + "/upper=RW:" + strings.Join(l.names, "=RO:") + "=RO"
+	return run("", c.path, "-o", "cow", branches, m.target)
 }
 
 // version returns what c's program says of its version, for the kernel the
@@ -86,13 +92,13 @@ func (c contender) version() string {
 		unix.Uname(&uts)
 		return unix.ByteSliceToString(uts.Release[:])
 	}
-	flag := "--version"
-	if c.name == ours {
+	plash, flag := c.name == ours || c.name == union, "--version"
+	if plash {
 		flag = "version"
 	}
 	out, _ := exec.Command(c.path, flag).CombinedOutput()
 	for line := range strings.Lines(string(out)) {
-		if c.name == ours || strings.Contains(line, "fs: version") || strings.Contains(line, "unionfs-fuse version") {
+		if plash || strings.Contains(line, "fs: version") || strings.Contains(line, "unionfs-fuse version") {
 			fields := strings.Fields(line)
 			return fields[len(fields)-1]
 		}
@@ -106,8 +112,8 @@ type mounted struct {
 	target string
 }
 
-// mountFresh mounts the layers of the directory set for c at the place dir.
-func (c contender) mountFresh(dir, set string) (m mounted, err error) {
+// mountFresh mounts the layers for c at the place dir.
+func (c contender) mountFresh(dir string, l layers) (m mounted, err error) {
 	m = mounted{place: dir, target: filepath.Join(dir, "mnt")}
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"); err != nil {
 		return m, fmt.Errorf("tmpfs: %w", err)
@@ -122,16 +128,12 @@ func (c contender) mountFresh(dir, set string) (m mounted, err error) {
 			return m, err
 		}
 	}
-	lowers, err := layersOf(set)
-	if err != nil {
-		return m, err
-	}
 	// Five hundred absolute paths would be too long for a mount's options.
-	if err := os.Chdir(set); err != nil {
+	if err := os.Chdir(l.dir); err != nil {
 		return m, err
 	}
 	defer os.Chdir("/")
-	return m, c.mount(c, lowers, dir+"/upper", dir+"/work", m.target)
+	return m, c.mount(c, l, m)
 }
 
 // end unmounts, and waits for the server's end.

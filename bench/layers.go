@@ -7,36 +7,106 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A set of layers is a directory that holds them under the names 0 (the
-// lowest), 1, 2 and so on. It is made once, by the function of its name here.
-var sets = map[string]func(dir string) error{
-	"tree": makeTree,
-	"big":  makeBig,
-	"git":  makeGit,
+// layers are a set of layers that are mounted together. They lie in a directory of
+// the set's name, or in plash's data directory and are links there, as 0 (the
+// lowest), 1, 2 and so on; and they are an image of plash.
+type layers struct {
+	dir   string
+	names []string // in dir, topmost first
+	image string   // id
 }
 
-// layers returns the directory of a set, and makes it if it is not there.
-func (a *agent) layers(set string) (string, error) {
-	for _, dir := range []string{"empty", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(a.own(), dir), 0o755); err != nil {
-			return "", err
+// sets are the functions that make the layers of a set.
+func (a *agent) sets() map[string]func(dir string) error {
+	return map[string]func(dir string) error{
+		"tree":       makeTree,
+		"big":        makeBig,
+		"git":        makeGit,
+		"distro":     a.makeDistro,
+		"go":         a.makeGo,
+		"layers-1":   makeMany(1),
+		"layers-10":  makeMany(10),
+		"layers-100": makeMany(100),
+		"layers-500": makeMany(500),
+		"wide":       makeWide,
+	}
+}
+
+// layers returns the layers of a set, and makes them if they are not there.
+func (a *agent) layers(set string) (layers, error) {
+	l := layers{dir: filepath.Join(a.own(), set)}
+	err := once(l.dir, func(dir string) error {
+		if err := a.sets()[set](dir); err != nil {
+			return err
+		}
+		return a.stack(dir)
+	})
+	if err != nil {
+		return l, err
+	}
+	image, err := os.ReadFile(l.dir + "/image")
+	if err != nil {
+		return l, err
+	}
+	l.image = string(image)
+	for n := 0; ; n++ {
+		name := strconv.Itoa(n)
+		if _, err := os.Lstat(filepath.Join(l.dir, name)); err != nil {
+			return l, nil
+		}
+		l.names = slices.Insert(l.names, 0, name)
+	}
+}
+
+// stack makes an image of the layers in dir, which become links, and writes its
+// id into a file there.
+func (a *agent) stack(dir string) error {
+	image := "0"
+	for n := 0; ; n++ {
+		layer := filepath.Join(dir, strconv.Itoa(n))
+		if _, err := os.Lstat(layer); err != nil {
+			return os.WriteFile(dir+"/image", []byte(image), 0o644)
+		}
+		out, err := exec.Command(a.Plash, "stack", image, layer).Output()
+		if err != nil {
+			return fmt.Errorf("plash stack: %w", err)
+		}
+		image = strings.TrimSpace(string(out))
+		node, err := exec.Command(a.Plash, "nodepath", image).Output()
+		if err != nil {
+			return fmt.Errorf("plash nodepath: %w", err)
+		}
+		if err := os.Symlink(filepath.Join(strings.TrimSpace(string(node)), "_data/root"), layer); err != nil {
+			return err
 		}
 	}
-	os.Setenv("TMPDIR", filepath.Join(a.own(), "tmp"))
-	archive := filepath.Join(a.own(), "files.tar")
-	if err := once(archive, makeArchive); err != nil {
-		return "", err
+}
+
+// furnish makes what all rows may use, and tells them in the environment where
+// it is.
+func (a *agent) furnish() error {
+	temp, archive := filepath.Join(a.own(), "tmp"), filepath.Join(a.own(), "files.tar")
+	for _, dir := range []string{filepath.Join(a.own(), "empty"), temp} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
 	}
-	os.Setenv("ARCHIVE", archive) // for the rows' shell code
-	dir := filepath.Join(a.own(), set)
-	return dir, once(dir, sets[set])
+	for name, value := range map[string]string{"TMPDIR": temp, "ARCHIVE": archive, "BENCH": os.Args[0], "PLASH_DATA": filepath.Join(a.own(), "data")} {
+		if err := os.Setenv(name, value); err != nil {
+			return err
+		}
+	}
+	return once(archive, makeArchive)
 }
 
 // once makes a file or directory, unless it is there, first under another name.
@@ -52,20 +122,8 @@ func once(name string, make func(name string) error) error {
 	if err := make(fresh); err != nil {
 		return err
 	}
+	unix.Sync() // what is not on the disk cannot be dropped from the caches
 	return os.Rename(fresh, name)
-}
-
-// layersOf returns the names of a set's layers, topmost first.
-func layersOf(set string) ([]string, error) {
-	entries, err := os.ReadDir(set)
-	if err != nil {
-		return nil, err
-	}
-	names := make([]string, len(entries))
-	for i := range names {
-		names[i] = strconv.Itoa(len(names) - 1 - i)
-	}
-	return names, nil
 }
 
 // text is what files are filled with.

@@ -14,20 +14,24 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 )
 
 // A config is what the command line says.
 type config struct {
-	Dir    string // for layers and mounts; its file system is measured too
-	Plash  string
-	Fuse2  string // fuse-overlayfs 2.x, if there
-	Only   string // regular expression: rows to measure
-	Rounds int
-	Quick  bool
-	Trace  bool   // count requests only
-	User   string // an ordinary user's name; "" is root
+	Dir     string // for layers and mounts; its file system is measured too
+	Plash   string
+	Fuse2   string // fuse-overlayfs 2.x, if there
+	Only    string // regular expression: rows to measure
+	Without string // likewise: contenders to leave out
+	Rounds  int
+	Quick   bool
+	Trace   bool   // count requests only
+	GoRoot  string // the Go toolchain that is built with
+	User    string // an ordinary user's name; "" is root
 }
 
 func main() {
@@ -43,6 +47,7 @@ func main() {
 	flag.StringVar(&c.Dir, "dir", "", "make the layers in this `directory`, or take them from there, and leave them there (else a temporary one)")
 	flag.StringVar(&c.Fuse2, "fuse-overlayfs2", "", "`path` of fuse-overlayfs 2.x")
 	flag.StringVar(&c.Only, "only", "", "measure only the rows and groups that match this `pattern`, a regular expression")
+	flag.StringVar(&c.Without, "without", "", "leave out the contenders that match this `pattern`")
 	flag.IntVar(&c.Rounds, "rounds", 0, "`number` of rounds, of which the medians are taken (else 5, with -quick 3)")
 	flag.BoolVar(&c.Quick, "quick", false, "the most telling rows only, without unionfs-fuse, and count no requests")
 	flag.BoolVar(&c.Trace, "trace", false, "time nothing, print the requests of each row by opcode")
@@ -50,17 +55,21 @@ func main() {
 	out := flag.String("json", "", "write the results to this `file` too")
 	show := flag.Bool("show", false, "measure nothing: print the results in the given JSON files; of the same row the last")
 	markdown := flag.Bool("markdown", false, "print Markdown")
+	charts := flag.String("svg", "", "with -show: draw charts into this `directory`")
 	flag.Parse()
 	if *show {
-		fail(showMain(flag.Args(), *markdown))
+		fail(showMain(flag.Args(), *markdown, *charts))
 		return
 	}
 	if flag.NArg() != 1 || c.Rounds < 0 {
-		fmt.Fprintln(os.Stderr, "usage: bench [options] PLASH\n       bench -show [-markdown] FILE…")
+		fmt.Fprintln(os.Stderr, "usage: bench [options] PLASH\n       bench -show [-markdown] [-svg DIR] FILE…")
 		flag.PrintDefaults()
 		os.Exit(1)
 	}
 	c.Plash = flag.Arg(0)
+	if root, err := exec.Command("go", "env", "GOROOT").Output(); err == nil {
+		c.GoRoot = strings.TrimSpace(string(root))
+	}
 	fail(measureMain(c, *out, *markdown))
 }
 
@@ -76,8 +85,10 @@ func measureMain(c config, out string, markdown bool) error {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root, for cold caches; -user NAME measures as an ordinary user")
 	}
-	if _, err := regexp.Compile(c.Only); err != nil {
-		return err
+	for _, pattern := range []string{c.Only, c.Without} {
+		if _, err := regexp.Compile(pattern); err != nil {
+			return err
+		}
 	}
 	if c.Rounds == 0 && c.Quick {
 		c.Rounds = 3
@@ -111,13 +122,16 @@ func measureMain(c config, out string, markdown bool) error {
 	return err
 }
 
-func showMain(files []string, markdown bool) error {
+func showMain(files []string, markdown bool, charts string) error {
 	all, err := readResults(files)
 	if err != nil {
 		return err
 	}
 	for _, res := range all {
 		res.print(os.Stdout, markdown)
+	}
+	if charts != "" {
+		return drawCharts(charts, all)
 	}
 	return nil
 }

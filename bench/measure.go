@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,9 @@ type sample struct {
 // agent, then whole commands.
 func measure(c config) (results, error) {
 	if err := prepare(&c); err != nil {
+		return results{}, err
+	}
+	if err := c.prepareArchives(); err != nil {
 		return results{}, err
 	}
 	res := newResults(c)
@@ -80,6 +84,28 @@ func prepare(c *config) error {
 	return nil
 }
 
+// prepareArchives makes the archives that wanted rows need, unless they are there.
+func (c config) prepareArchives() error {
+	debian, devel := false, false
+	for _, cmd := range commands {
+		debian = debian || c.wants(commandGroup(cmd), row{name: cmd.name})
+	}
+	for _, g := range groups {
+		devel = devel || g.set == "distro" && slices.ContainsFunc(g.rows, func(r row) bool { return c.wants(g, r) })
+	}
+	if debian || devel {
+		if err := once(c.debian(), makeDebian); err != nil {
+			return fmt.Errorf("%s: %w", c.debian(), err)
+		}
+	}
+	if devel {
+		if err := once(c.devel(), makeDevel(c.debian())); err != nil {
+			return fmt.Errorf("%s: %w", c.devel(), err)
+		}
+	}
+	return nil
+}
+
 // own is the directory for the layers of this kind of user: they own them.
 func (c config) own() string {
 	if c.User != "" {
@@ -98,6 +124,9 @@ func (c config) wants(g group, r row) bool {
 
 // measure measures the rows that are done in a mount.
 func (a *agent) measure() error {
+	if err := a.furnish(); err != nil {
+		return err
+	}
 	list := contenders(a.config)
 	for _, g := range groups {
 		last := -1 // row that is wanted
@@ -110,7 +139,7 @@ func (a *agent) measure() error {
 			continue
 		}
 		g.rows = g.rows[:last+1]
-		set, err := a.layers(g.set)
+		l, err := a.layers(g.set)
 		if err != nil {
 			return fmt.Errorf("layers %s: %w", g.set, err)
 		}
@@ -120,10 +149,13 @@ func (a *agent) measure() error {
 		} else if a.Quick {
 			first = 1
 		}
+		if g.rounds > 0 {
+			rounds = min(rounds, g.rounds)
+		}
 		for round := first; round <= rounds; round++ {
 			for i := range list {
 				c := list[(round+i)%len(list)]
-				if err := a.once(c, g, set, round); err != nil {
+				if err := a.once(c, g, l, round); err != nil {
 					return fmt.Errorf("%s, %s: %w", g.name, c.name, err)
 				}
 			}
@@ -134,15 +166,20 @@ func (a *agent) measure() error {
 }
 
 // once mounts the layers for the contender and measures each row of the group.
-func (a *agent) once(c contender, g group, set string, round int) error {
+func (a *agent) once(c contender, g group, l layers, round int) error {
 	place := filepath.Join(a.own(), "mount")
 	if err := os.MkdirAll(place, 0o755); err != nil {
 		return err
 	}
-	m, err := c.mountFresh(place, set)
+	m, err := c.mountFresh(place, l)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s cannot mount: %v\n", g.name, c.name, err)
 		return nil
+	}
+	if g.chroot {
+		if err := run(m.target, sh("mount --rbind /dev dev; mount -t proc proc proc")...); err != nil {
+			return err
+		}
 	}
 	for _, r := range g.rows {
 		s := sample{Row: r.name, Contender: c.name, Round: round}
@@ -155,6 +192,11 @@ func (a *agent) once(c contender, g group, set string, round int) error {
 			continue
 		}
 		if _, err := a.ask(request{Sample: &s}); err != nil {
+			return err
+		}
+	}
+	if g.chroot {
+		if err := run(m.target, "umount", "-l", "dev", "proc"); err != nil {
 			return err
 		}
 	}
@@ -172,13 +214,16 @@ func (a *agent) row(r row, m mounted, s *sample) error {
 		}
 	}
 	if r.cold {
-		if err := a.dropCaches(); err != nil {
+		if err := errors.Join(m.sync(), a.dropCaches()); err != nil {
 			return err
 		}
 		// The program itself is to be in memory: it does not lie in the mount.
 		run(filepath.Join(a.own(), "empty"), r.argv...)
 	} else {
-		unix.Sync() // or what was written before is still being written
+		// Or what was written before would still be written.
+		if err := m.sync(); err != nil {
+			return err
+		}
 	}
 	if s.Round == 0 {
 		if err := a.traceBegin(m); err != nil {
@@ -200,6 +245,16 @@ func (a *agent) row(r row, m mounted, s *sample) error {
 		err = errors.Join(err, countErr)
 	}
 	return err
+}
+
+// sync writes what the kernel has collected for the mount.
+func (m mounted) sync() error {
+	fd, err := unix.Open(m.target, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Syncfs(fd)
 }
 
 // traceBegin begins to count the requests of the mount.

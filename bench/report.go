@@ -21,12 +21,12 @@ func (res *results) print(w io.Writer, markdown bool) {
 		versions = append(versions, name+" "+res.Versions[name])
 	}
 	fmt.Fprintf(w, "As %s, %s, on %s: %s\n\n", who, res.Date, res.Machine, strings.Join(versions, ", "))
-	head := []string{"row", "kernel ms", "f-o 1", "f-o 2", "unionfs", "plash", "ms", "at most", "", "server CPU ms", "requests per item", "f-o 1", "f-o 2"}
+	head := []string{"row", "kernel ms", "f-o 1", "f-o 2", "unionfs", "plash", "ms", "union", "at most", "", "server CPU ms", "requests per item", "f-o 1", "f-o 2"}
 	var lines [][]string
 	misses := 0
 	for _, m := range res.Rows {
 		own, base := m.get(ours), m.get(m.Base)
-		mark := strings.Join(m.misses(), ", ")
+		mark := strings.Join(res.misses(m), ", ")
 		if mark != "" {
 			misses++
 		}
@@ -34,8 +34,8 @@ func (res *results) print(w io.Writer, markdown bool) {
 		if m.Base != kernel {
 			name += " (" + m.Base + ")"
 		}
-		lines = append(lines, []string{name, ms(base.Seconds), m.get(fuse1).ratio(), m.get(fuse2).ratio(), m.get("unionfs-fuse").ratio(),
-			own.ratio(), ms(own.Seconds), limit(m.Target), mark, ms(own.CPU), m.perItem(ours), m.perItem(fuse1), m.perItem(fuse2)})
+		lines = append(lines, []string{name, ms(base.Seconds), m.get(fuse1).ratio(), m.get(fuse2).ratio(), m.get(unionfs).ratio(),
+			own.ratio(), ms(own.Seconds), m.get(union).ratio(), m.limit(), mark, ms(own.CPU), m.perItem(ours), m.perItem(fuse1), m.perItem(fuse2)})
 	}
 	writeTable(w, head, lines, markdown)
 	fmt.Fprintf(w, "\n%d of %d rows miss something.\n\n", misses, len(res.Rows))
@@ -61,23 +61,20 @@ func (res *results) printRequests(w io.Writer) {
 	}
 }
 
-func (m *measured) get(name string) *result {
-	if r := m.Results[name]; r != nil {
-		return r
-	}
-	return &result{}
-}
-
-func (m *measured) perItem(name string) string {
-	r := m.Results[name]
-	if r == nil || r.Requests == nil {
-		return ""
-	}
+// perItem returns the requests for each of the row's items.
+func (r *result) perItem(items int) float64 {
 	sum := 0
 	for _, n := range r.Requests {
 		sum += n
 	}
-	return fmt.Sprintf("%.2f", float64(sum)/float64(m.Items))
+	return float64(sum) / float64(items)
+}
+
+func (m *measured) perItem(name string) string {
+	if r := m.get(name); r.Requests != nil {
+		return fmt.Sprintf("%.2f", r.perItem(m.Items))
+	}
+	return ""
 }
 
 func (r *result) ratio() string {
@@ -97,11 +94,17 @@ func ms(seconds float64) string {
 	return fmt.Sprintf("%.1f", seconds*1000)
 }
 
-func limit(target float64) string {
-	if target == 0 {
+// limit says what is demanded.
+func (m *measured) limit() string {
+	switch {
+	case m.Bytes > 0:
+		return fmt.Sprintf("%d bytes", m.Bytes)
+	case m.Target == 0:
 		return ""
+	case m.Than != "":
+		return fmt.Sprintf("%v of %q", m.Target, m.Than)
 	}
-	return fmt.Sprint(target)
+	return fmt.Sprint(m.Target)
 }
 
 // writeTable writes columns of equal width, the first one and the marks to the left.
@@ -120,7 +123,7 @@ func writeTable(w io.Writer, head []string, lines [][]string, markdown bool) {
 		cells := make([]string, len(line))
 		for i, cell := range line {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if i == 0 || i == 8 {
+			if i == 0 || i == 9 {
 				cells[i] = cell + pad
 			} else {
 				cells[i] = pad + cell

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -23,6 +24,8 @@ type measured struct {
 	Name    string             `json:"name"`
 	Target  float64            `json:"target,omitempty"` // at most so many times the base
 	Base    string             `json:"base"`             // contender that the ratios are to
+	Than    string             `json:"than,omitempty"`   // row of plash that the target is to, instead
+	Bytes   int                `json:"bytes,omitempty"`  // by so much plash's server may grow for each item
 	Items   int                `json:"items"`
 	Results map[string]*result `json:"results"` // by contender
 }
@@ -52,11 +55,11 @@ func newResults(c config) results {
 	}
 	for _, g := range groups {
 		for _, r := range g.rows {
-			res.Rows = append(res.Rows, &measured{r.name, r.target[mode], kernel, r.items, map[string]*result{}})
+			res.Rows = append(res.Rows, &measured{Name: r.name, Target: r.target[mode], Base: kernel, Than: r.than, Bytes: r.bytes, Items: r.items, Results: map[string]*result{}})
 		}
 	}
 	for _, c := range commands {
-		res.Rows = append(res.Rows, &measured{c.name, c.target[mode], c.other, 1, map[string]*result{}})
+		res.Rows = append(res.Rows, &measured{Name: c.name, Target: c.target[mode], Base: c.other, Items: 1, Results: map[string]*result{}})
 	}
 	return res
 }
@@ -121,25 +124,52 @@ func median(list []float64) float64 {
 }
 
 // misses says what the row fails of what is demanded of plash.
-func (m *measured) misses() []string {
-	own := m.Results[ours]
-	if own == nil {
-		return nil
-	}
-	if own.Error != "" || own.Seconds == 0 {
-		return []string{"FAILS"}
-	}
-	var list []string
-	if m.Target > 0 && own.Ratio > m.Target {
-		list = append(list, "MISS")
-	}
-	for name, mark := range map[string]string{fuse1: "behind 1.x", fuse2: "behind 2.x"} {
-		if r := m.Results[name]; r != nil && r.Error == "" && r.Seconds > 0 && own.Seconds >= r.Seconds {
-			list = append(list, mark)
+func (res *results) misses(m *measured) []string {
+	list := res.missesOf(m, ours)
+	for _, miss := range res.missesOf(m, union) {
+		if !slices.Contains(list, miss) {
+			list = append(list, "union "+miss)
 		}
 	}
-	slices.Sort(list)
 	return list
+}
+
+// missesOf says it of plash's images, or of plash union.
+func (res *results) missesOf(m *measured, name string) []string {
+	own := m.get(name)
+	switch {
+	case m.Results[name] == nil:
+		return nil
+	case own.Error != "" || own.Seconds == 0:
+		return []string{"FAILS"}
+	}
+	ratio := own.Ratio
+	if m.Than != "" {
+		ratio = 0
+		if i := slices.IndexFunc(res.Rows, func(r *measured) bool { return r.Name == m.Than }); i >= 0 && res.Rows[i].get(name).Seconds > 0 {
+			ratio = own.Seconds / res.Rows[i].get(name).Seconds
+		}
+	}
+	var list []string
+	if m.Target > 0 && ratio > m.Target {
+		list = append(list, "MISS")
+	}
+	if m.Bytes > 0 && own.Grown > int64(m.Bytes*m.Items) {
+		list = append(list, fmt.Sprintf("MISS: %d bytes", own.Grown/int64(m.Items)))
+	}
+	for _, other := range []struct{ name, mark string }{{fuse1, "behind 1.x"}, {fuse2, "behind 2.x"}} {
+		if r := m.get(other.name); r.Error == "" && r.Seconds > 0 && own.Seconds >= r.Seconds {
+			list = append(list, other.mark)
+		}
+	}
+	return list
+}
+
+func (m *measured) get(name string) *result {
+	if r := m.Results[name]; r != nil {
+		return r
+	}
+	return &result{}
 }
 
 // readResults reads files, root's first; of rows that several have, the last

@@ -35,6 +35,9 @@ var works = map[string]func(args []string) error{
 	"rename":     rename,
 	"unlink":     unlink,
 	"mkdir":      mkdir,
+	"list":       list,
+	"look":       func(args []string) error { return repeat(args[0], look) },
+	"client":     client,
 }
 
 func work(name string, args []string) error {
@@ -251,6 +254,70 @@ func unlink(args []string) error {
 func mkdir(args []string) error {
 	for n := range number(args[0]) {
 		if err := unix.Mkdir("dir"+strconv.Itoa(n), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// list DIR TIMES: the names alone
+func list(args []string) error {
+	return repeat(args[1], func() error {
+		fd, err := unix.Open(args[0], unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		buf := make([]byte, 32<<10)
+		for {
+			if n, err := unix.Getdents(fd, buf); n <= 0 {
+				return err
+			}
+		}
+	})
+}
+
+// look asks for each of the files that makeMany makes, and for as many missing.
+func look() error {
+	var st unix.Stat_t
+	for n := range manyFiles {
+		name := manyFile(n)
+		if err := unix.Lstat(name, &st); err != nil {
+			return err
+		}
+		if err := unix.Lstat(name+"-missing", &st); err != unix.ENOENT {
+			return fmt.Errorf("%s-missing is there: %v", name, err)
+		}
+	}
+	return nil
+}
+
+// clientOps is how many files a client reads, looks for, and makes.
+const clientOps = 1000
+
+// client N works in directories that no other client uses: it reads lower
+// files, looks for names, creates, writes, renames and removes.
+func client(args []string) error {
+	n := number(args[0])
+	var st unix.Stat_t
+	own := "client" + args[0]
+	if err := unix.Mkdir(own, 0o755); err != nil {
+		return err
+	}
+	for i := range clientOps {
+		d := n*10 + i%10
+		lower := fmt.Sprintf("d%d/e%d/", d%10, d)
+		name := fmt.Sprintf("%s/file%d", own, i)
+		if err := openRead(fmt.Sprintf("%sfile%d", lower, i/10+2)); err != nil {
+			return err
+		}
+		if err := unix.Lstat(fmt.Sprintf("%smissing%d", lower, i), &st); err != unix.ENOENT {
+			return fmt.Errorf("a missing name: %v", err)
+		}
+		if err := os.WriteFile(name, text[:4096], 0o644); err != nil {
+			return err
+		}
+		if err := errors.Join(unix.Rename(name, name+"-new"), unix.Lstat(name+"-new", &st), unix.Unlink(name+"-new")); err != nil {
 			return err
 		}
 	}

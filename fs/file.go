@@ -41,7 +41,7 @@ func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut)
 const flushesAlways = 35
 
 func (f *fileSystem) Flush(_ <-chan struct{}, in *fuse.FlushIn) fuse.Status {
-	if f.server.KernelSettings().Minor < flushesAlways {
+	if f.minor < flushesAlways {
 		return fuse.OK
 	}
 	return fuse.ENOSYS
@@ -75,7 +75,7 @@ func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Sta
 func (f *fileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) fuse.Status {
 	n := f.node(in.NodeId)
 	if !f.u.ReadOnly() {
-		f.server.InodeNotify(in.NodeId, 0, 0) // fails for an inode that has no pages
+		f.device.InvalidateInode(in.NodeId) // fails for an inode that has no pages
 	}
 	off, err := f.u.Seek(n, int64(in.Offset), int(in.Whence))
 	out.Offset = uint64(off)

@@ -17,6 +17,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
+	"plash/internal/fusedev"
 	"plash/union"
 )
 
@@ -33,7 +34,8 @@ type fileSystem struct {
 	u      *union.Union
 	ids    *idMap // nil: the kernel speaks in our ids
 	hasLow bool   // some layer is live
-	server *fuse.Server
+	device *fusedev.Device
+	minor  uint32       // of the kernel's protocol version
 	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
 	opens  atomic.Int32 // how many OPENs are still answered
 
@@ -52,7 +54,6 @@ func status(err error) fuse.Status {
 }
 
 func (f *fileSystem) String() string             { return "plash" }
-func (f *fileSystem) Init(s *fuse.Server)        { f.server = s }
 func (f *fileSystem) node(id uint64) *union.Node { return f.u.ByID(id) }
 
 // attr fills out from st.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/fusedev"
 	"plash/union"
 )
 
@@ -86,11 +87,12 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	}
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
-	s, err := fuse.NewServer(f, fmt.Sprintf("/dev/fd/%d", devFD), mountOptions(u, o))
+	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
+	err = f.device.Serve()
+	unix.Close(devFD)
 	if err != nil {
-		return fmt.Errorf("FUSE: %w", err)
+		return err
 	}
-	s.Serve()
 	if lost := f.lost.Load(); lost != 0 {
 		return &LostWrite{syscall.Errno(lost)}
 	}

@@ -1,0 +1,248 @@
+// Package fusedev reads requests from an open /dev/fuse, hands them to a
+// Handler, and writes its replies back; see fuse(4). What requests mean is the
+// Handler's business.
+//
+// # Who reads
+//
+// One goroutine at a time, the leader, reads the device and answers requests
+// itself: most take a few microseconds, less than waking another thread. It
+// polls the device for a moment before it sleeps, since most of a round trip
+// is the waking of a sleeping processor; see pause.
+//
+// A leader that is kept by a request hands the lead over, so that others are
+// answered meanwhile: beforehand, if the request says that it may take long or
+// earlier ones did; else a watchdog takes the lead from it. Followers wait for
+// the lead, and as many are started as that needs.
+package fusedev
+
+import (
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Handler answers requests, several at once.
+type Handler interface {
+	// Handle answers the request in, of which the header is part: it writes the
+	// reply to the start of out and returns its length, 0 for none. It must not
+	// keep the buffers.
+	Handle(in, out []byte) int
+	// MayTakeLong reports whether other requests should not wait for this one,
+	// or must not, because it waits for them.
+	MayTakeLong(in []byte) bool
+}
+
+const (
+	// tick is how often the watchdog looks: it takes the lead from who answers
+	// the same request when it looks again.
+	tick = time.Millisecond
+	// long is a time after which the next requests are expected to wait for a
+	// disk, too, and wary how many of them.
+	long = 150 * time.Microsecond
+	wary = 32
+	// spare is how many followers wait for the lead; others end.
+	spare = 2
+	// dull is after how many looks without a request the watchdog sleeps.
+	dull = 100
+)
+
+// A Device is a connection to the kernel.
+type Device struct {
+	fd      int
+	size    int // of a buffer
+	handler Handler
+
+	lead    chan struct{} // who receives from it has the lead
+	done    chan struct{} // closed when there is nothing more to read
+	end     sync.Once
+	err     error          // why reading ended
+	readers sync.WaitGroup // and the watchdog
+	idle    atomic.Int32   // followers that wait
+	slow    atomic.Int32   // requests for which the lead is handed over
+	pause   pause          // the leader's
+
+	turn   atomic.Uint64 // odd while the leader answers a request itself
+	asleep atomic.Bool   // the watchdog sleeps
+	wake   chan struct{}
+}
+
+// New returns the Device of the descriptor fd, which stays the caller's. A
+// request or reply carries at most maxData bytes besides its headers.
+func New(fd, maxData int, h Handler) *Device {
+	const headers = 4096 // half of what the kernel wants a buffer to have at least, FUSE_MIN_READ_BUFFER
+	return &Device{
+		fd: fd, size: maxData + headers, handler: h,
+		lead: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+}
+
+// Serve answers requests until the file system is unmounted everywhere, and
+// returns when all are answered. It returns an error if the device fails.
+func (d *Device) Serve() error {
+	if err := unix.SetNonblock(d.fd, true); err != nil {
+		return fmt.Errorf("/dev/fuse: %w", err)
+	}
+	d.readers.Go(d.watch)
+	d.readers.Go(func() { d.read(true) })
+	d.readers.Wait()
+	return d.err
+}
+
+// read is the life of a reader: it waits for the lead and has it until it
+// gives it up or loses it.
+func (d *Device) read(leads bool) {
+	b, err := newBuffers(d.size)
+	if err != nil {
+		d.finish(fmt.Errorf("memory for requests: %w", err))
+		return
+	}
+	defer b.free()
+	for leads || d.follow() {
+		leads = false
+		d.leadWith(b)
+	}
+}
+
+// follow waits for the lead, and reports whether it came.
+func (d *Device) follow() bool {
+	// Who counts as waiting must wait: handOver relies on it.
+	for {
+		n := d.idle.Load()
+		if n >= spare {
+			return false
+		}
+		if d.idle.CompareAndSwap(n, n+1) {
+			break
+		}
+	}
+	select {
+	case <-d.lead:
+		return true
+	case <-d.done:
+		return false
+	}
+}
+
+// handOver gives the lead to a follower.
+func (d *Device) handOver() {
+	for n := d.idle.Load(); n > 0; n = d.idle.Load() {
+		if d.idle.CompareAndSwap(n, n-1) {
+			select {
+			case d.lead <- struct{}{}:
+			case <-d.done:
+			}
+			return
+		}
+	}
+	d.readers.Go(func() { d.read(true) })
+}
+
+func (d *Device) finish(err error) {
+	d.end.Do(func() {
+		d.err = err
+		close(d.done)
+	})
+}
+
+// leadWith reads and answers requests until the lead is another's, or there
+// are none any more.
+func (d *Device) leadWith(b *buffers) {
+	for turn := d.turn.Load(); ; turn += 2 {
+		n, err := d.pause.read(d.fd, b.in)
+		if err == unix.ENODEV { // unmounted
+			d.finish(nil)
+			return
+		}
+		if err != nil {
+			d.finish(fmt.Errorf("/dev/fuse: %w", err))
+			return
+		}
+		in := b.in[:n]
+		start := time.Now()
+		if d.slow.Load() > 0 || d.handler.MayTakeLong(in) {
+			d.handOver()
+			d.answer(in, b.out, start)
+			return
+		}
+		d.turn.Store(turn + 1)
+		if d.asleep.Load() && d.asleep.CompareAndSwap(true, false) {
+			d.wake <- struct{}{}
+		}
+		d.answer(in, b.out, start)
+		if !d.turn.CompareAndSwap(turn+1, turn+2) {
+			return // the watchdog gave the lead to another
+		}
+	}
+}
+
+// answer lets the request be handled, and notes whether it took long.
+func (d *Device) answer(in, out []byte, start time.Time) {
+	if n := d.handler.Handle(in, out); n > 0 {
+		write(d.fd, out[:n])
+	}
+	if time.Since(start) > long {
+		d.slow.Store(wary)
+	} else if n := d.slow.Load(); n > 0 {
+		d.slow.CompareAndSwap(n, n-1)
+	}
+}
+
+// watch takes the lead from a leader that answers one request for too long.
+func (d *Device) watch() {
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	var met uint64
+	for quiet := 0; ; quiet++ {
+		select {
+		case <-timer.C:
+		case <-d.done:
+			return
+		}
+		turn := d.turn.Load()
+		if turn != met {
+			quiet = 0
+		} else if turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
+			d.handOver()
+		}
+		met = turn
+		if quiet >= dull && !d.sleep(turn) {
+			return
+		}
+		timer.Reset(tick)
+	}
+}
+
+// sleep waits until the leader answers a request after turn, and reports
+// whether that happened before the end.
+func (d *Device) sleep(turn uint64) bool {
+	d.asleep.Store(true)
+	if d.turn.Load() != turn && d.asleep.CompareAndSwap(true, false) {
+		return true
+	}
+	select {
+	case <-d.wake:
+		return true
+	case <-d.done:
+		return false
+	}
+}
+
+// InvalidateInode lets the kernel write dirty pages of the node back and drop
+// those that it caches of it. It waits for these writes, which are requests. It
+// fails for a node that the kernel does not have.
+func (d *Device) InvalidateInode(node uint64) error {
+	// struct fuse_out_header, with FUSE_NOTIFY_INVAL_INODE in place of an error
+	// and no request's number, and struct fuse_notify_inval_inode_out, in which
+	// a length of 0 is the whole file.
+	const code, size = 2, 40
+	var b [size]byte
+	binary.NativeEndian.PutUint32(b[0:], size)
+	binary.NativeEndian.PutUint32(b[4:], code)
+	binary.NativeEndian.PutUint64(b[16:], node)
+	_, err := unix.Write(d.fd, b[:])
+	return err
+}

@@ -1,0 +1,183 @@
+package fusedev
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// handler answers a request with itself.
+type handler struct {
+	answer func(request string) // called before
+	long   func(request string) bool
+}
+
+func (h handler) Handle(in, out []byte) int {
+	if h.answer != nil {
+		h.answer(string(in))
+	}
+	return copy(out, in)
+}
+
+func (h handler) MayTakeLong(in []byte) bool { return h.long != nil && h.long(string(in)) }
+
+// serve lets a Device serve one end of a socket, which keeps messages apart as
+// the real one does, and returns the other.
+func serve(t *testing.T, h handler) (kernel int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := unix.NsecToTimeval(int64(10 * time.Second))
+	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Fatal(err)
+	}
+	d := New(fds[1], 1<<16, h)
+	ended := make(chan error)
+	go func() { ended <- d.Serve() }()
+	t.Cleanup(func() {
+		unix.Close(fds[0])
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "EOF") {
+			t.Errorf("Serve: %v", err)
+		}
+		unix.Close(fds[1])
+	})
+	return fds[0]
+}
+
+func send(t *testing.T, kernel int, request string) {
+	t.Helper()
+	for {
+		_, err := unix.Write(kernel, []byte(request))
+		if err == nil {
+			return
+		}
+		if err != unix.EINTR {
+			t.Fatal(err)
+		}
+	}
+}
+
+func want(t *testing.T, kernel int, reply string) {
+	t.Helper()
+	if got := receive(t, kernel); got != reply {
+		t.Fatalf("reply %q, want %q", got, reply)
+	}
+}
+
+func receive(t *testing.T, kernel int) string {
+	t.Helper()
+	buf := make([]byte, 1<<16)
+	for {
+		n, err := unix.Read(kernel, buf)
+		if err == nil {
+			return string(buf[:n])
+		}
+		if err != unix.EINTR { // a socket with a time limit gives EINTR
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	kernel := serve(t, handler{})
+	for _, request := range []string{"a", strings.Repeat("large", 10000), "b"} {
+		send(t, kernel, request)
+		want(t, kernel, request)
+	}
+	for range 10000 {
+		send(t, kernel, "many")
+		want(t, kernel, "many")
+	}
+}
+
+// Requests that take long keep no others waiting, be it known before or not,
+// and be there few or many of them.
+func TestSlowRequests(t *testing.T) {
+	for name, known := range map[string]bool{"known": true, "unknown": false} {
+		t.Run(name, func(t *testing.T) {
+			release := make(chan struct{})
+			kernel := serve(t, handler{
+				answer: func(r string) {
+					if strings.HasPrefix(r, "slow") {
+						<-release
+					}
+				},
+				long: func(r string) bool { return known && strings.HasPrefix(r, "slow") },
+			})
+			const n = 20
+			for range n {
+				send(t, kernel, "slow")
+				send(t, kernel, "fast")
+				want(t, kernel, "fast")
+			}
+			close(release)
+			for range n {
+				want(t, kernel, "slow")
+			}
+		})
+	}
+}
+
+// A request that waits for another one, as LSEEK does, gets its answer.
+func TestRequestsThatNeedOthers(t *testing.T) {
+	other := make(chan struct{})
+	kernel := serve(t, handler{
+		answer: func(r string) {
+			switch r {
+			case "first":
+				<-other
+			case "second":
+				other <- struct{}{}
+			}
+		},
+	})
+	for range 100 {
+		send(t, kernel, "first")
+		send(t, kernel, "second")
+		for range 2 {
+			receive(t, kernel)
+		}
+	}
+}
+
+// Without requests it takes no processor time, also after many.
+func TestIdle(t *testing.T) {
+	kernel := serve(t, handler{})
+	for range 1000 {
+		send(t, kernel, "x")
+		want(t, kernel, "x")
+	}
+	time.Sleep(2 * dull * tick)
+	before := processorTime(t)
+	time.Sleep(time.Second)
+	if used := processorTime(t) - before; used > 10*time.Millisecond {
+		t.Errorf("%v of processor time in an idle second", used)
+	}
+	send(t, kernel, "awake")
+	want(t, kernel, "awake")
+}
+
+func processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func TestAt(t *testing.T) {
+	type pair struct{ A, B uint32 }
+	b := binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, 1), 2)
+	if p := At[pair](b); p == nil || *p != (pair{1, 2}) || Size[pair]() != 8 {
+		t.Errorf("At = %v, Size %d", p, Size[pair]())
+	}
+	if p := At[pair](b[:7]); p != nil {
+		t.Errorf("At of too few bytes = %v", p)
+	}
+}

@@ -1,0 +1,70 @@
+package fusedev
+
+import (
+	"io"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// buffers are a reader's. They are mapped and not allocated: the kernel gives
+// them pages as they are used, and most requests use the first one only.
+type buffers struct{ mapped, in, out []byte }
+
+func newBuffers(size int) (*buffers, error) {
+	b, err := unix.Mmap(-1, 0, 2*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return nil, err
+	}
+	return &buffers{mapped: b, in: b[:size:size], out: b[size:]}, nil
+}
+
+func (b *buffers) free() { unix.Munmap(b.mapped) }
+
+// tryRead reads a request without waiting for one. The Go scheduler need not
+// know: the call does not sleep.
+func tryRead(fd int, buf []byte) (int, error) {
+	for {
+		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
+		switch errno {
+		case 0:
+			if n == 0 {
+				return 0, io.EOF
+			}
+			return int(n), nil
+		case unix.EINTR, unix.ENOENT: // ENOENT: its sender has been killed meanwhile
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// small is the largest reply that is written behind the Go scheduler's back.
+const small = 16 << 10
+
+// write writes a reply. The error if it fails is that its sender, or the mount,
+// is gone.
+func write(fd int, reply []byte) {
+	if len(reply) > small {
+		unix.Write(fd, reply)
+		return
+	}
+	syscall.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(&reply[0])), uintptr(len(reply)))
+}
+
+// At returns the T at the start of b, which must be a struct of numbers as the
+// kernel lays them out, or nil if b is too short.
+func At[T any](b []byte) *T {
+	var t T
+	if len(b) < int(unsafe.Sizeof(t)) {
+		return nil
+	}
+	return (*T)(unsafe.Pointer(&b[0]))
+}
+
+// Size is the number of bytes of T, for use with At.
+func Size[T any]() int {
+	var t T
+	return int(unsafe.Sizeof(t))
+}

@@ -128,7 +128,9 @@ func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		Logger:                   log.New(io.Discard, "", 0),
 	}
-	if !o.WriteThrough {
+	// With the writeback cache each close makes the kernel forget a file's
+	// st_blocks, so the next stat is a request: not where nothing is written.
+	if !o.WriteThrough && !u.ReadOnly() {
 		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
 	}
 	if o.Debug {

@@ -49,10 +49,26 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	if os.Geteuid() == 0 && !usertest.Active() {
+	if os.Geteuid() == 0 && !usertest.Active() && os.Getenv(indexEnv) == "" {
 		ownMounts()
 	}
 	os.Exit(m.Run())
+}
+
+// indexEnv says that the lower layers of all tests are to have indexes.
+const indexEnv = "PLASH_FS_TEST_INDEX"
+
+// TestIndexed runs the tests of what is merged once more with indexes: nothing
+// may depend on them.
+func TestIndexed(t *testing.T) {
+	if os.Getenv(indexEnv) != "" {
+		t.Skip("these are the tests with indexes")
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=LikeTheKernel|BetterThan|InodeNumbers|NoDevices|Redirect|Metacopy|CopyUpAtOpen|ManyNames|MknodRefused", "-test.skip=Random", "-test.timeout=300s")
+	cmd.Env = append(os.Environ(), indexEnv+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
 }
 
 // ownMounts runs the tests in a mount namespace of their own: a mount that
@@ -149,6 +165,8 @@ type stack struct {
 	mnt    string
 	change func(c *serveConfig) // what is not as usual, or nil
 	prefix string               // of overlayfs's attributes in the layers
+	// indexed: the lower layers get indexes whenever they are mounted.
+	indexed bool
 	// onCall is called before each of the server's watchedCalls; it kills the
 	// server and returns false if this one is not to be made. Or nil.
 	onCall func(c *watchedCall) bool
@@ -162,7 +180,7 @@ func newStack(t *testing.T, n int) *stack {
 		t.Skip("FUSE cannot be used here: ", err)
 	}
 	base := t.TempDir()
-	s := &stack{t: t, base: base, mnt: filepath.Join(base, "mnt"), upper: filepath.Join(base, "upper"), prefix: "user.overlay."}
+	s := &stack{t: t, base: base, mnt: filepath.Join(base, "mnt"), upper: filepath.Join(base, "upper"), prefix: "user.overlay.", indexed: os.Getenv(indexEnv) != ""}
 	mkdirs(t, s.mnt, s.upper, filepath.Join(base, "work"))
 	for i := range n {
 		dir := filepath.Join(base, fmt.Sprint("lower", i))
@@ -202,7 +220,11 @@ func (s *stack) mount() *stack {
 func (s *stack) config() serveConfig {
 	c := serveConfig{Mountpoint: s.mnt}
 	for _, l := range s.lowers {
-		c.Lowers = append(c.Lowers, union.Layer{Path: l})
+		ly := union.Layer{Path: l}
+		if s.indexed {
+			ly.Index = s.index(l)
+		}
+		c.Lowers = append(c.Lowers, ly)
 	}
 	if s.upper != "" {
 		c.Upper, c.Work = s.upper, filepath.Join(s.base, "work")
@@ -211,6 +233,21 @@ func (s *stack) config() serveConfig {
 		s.change(&c)
 	}
 	return c
+}
+
+// index writes an index of the layer dir and returns its path from there.
+func (s *stack) index(dir string) string {
+	s.t.Helper()
+	name := dir + ".index"
+	os.Remove(name)
+	err := union.WriteIndex(dir, name)
+	if err == nil {
+		err = union.TieIndex(name, dir)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return "../" + filepath.Base(name)
 }
 
 func (s *stack) start(c serveConfig) {

@@ -118,8 +118,8 @@ type task struct {
 var users = []struct{ uid, gid int }{{0, 0}, {1000, 1000}, {1001, 1001}, {0, 0}}
 
 // newSide makes the layers of a seed and mounts them. The seed also says how:
-// with directory redirects or without, with writeback or without, and whether
-// OPEN is answered.
+// with directory redirects or without, with writeback or without, whether OPEN
+// is answered, and whether the layers have indexes.
 func newSide(t *testing.T, seed uint64, kernel bool) *side {
 	t.Helper()
 	s := &side{stack: newStack(t, 3), kernel: kernel, opts: "userxattr"}
@@ -129,6 +129,7 @@ func newSide(t *testing.T, seed uint64, kernel bool) *side {
 	}
 	s.letUsersIn()
 	s.randomLayers(seed)
+	s.indexed = seed%5 > 1
 	s.change = func(c *serveConfig) {
 		c.Redirect = redirect
 		c.Serve.WriteThrough = seed%4 > 1

@@ -115,6 +115,9 @@ func (c *Config) job(id identity) (*job, error) {
 		from string
 	}{{&j.Dir, c.Dir}, {&j.Changes, c.Changes}, {&j.Mountpoint, c.Mountpoint}}
 	for i := range j.Layers {
+		if j.Layers[i].Beside {
+			continue
+		}
 		paths = append(paths, struct {
 			to   *string
 			from string

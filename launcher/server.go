@@ -94,13 +94,15 @@ func (j *job) open() (*union.Union, error) {
 		return u, nil
 	}
 	layer, err := targetLayer(u, missing)
-	u.Close()
+	if err == nil {
+		defer layer.Close()
+		err = u.Cover(union.Layer{Path: procFD(int(layer.Fd()))})
+	}
 	if err != nil {
+		u.Close()
 		return nil, err
 	}
-	defer layer.Close()
-	c.Lowers = append([]union.Layer{{Path: procFD(int(layer.Fd()))}}, c.Lowers...)
-	return union.New(c)
+	return u, nil
 }
 
 // makeChanges makes what is missing in a changes directory. The root of a new

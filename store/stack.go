@@ -43,6 +43,7 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 		if err := union.Seal(dir, tmp.Path); err != nil && !errors.Is(err, unix.EXDEV) {
 			return 0, err
 		}
+		writeIndex(node, dir)
 		if err := syncFS(node); err != nil {
 			return 0, err
 		}
@@ -65,6 +66,8 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 	if err := union.Seal(root(node), tmp.Path); err != nil {
 		return 0, err
 	}
+	os.Remove(filepath.Join(node, indexFile))
+	writeIndex(node, root(node))
 	if err := syncFS(node); err != nil {
 		return 0, err
 	}
@@ -101,10 +104,20 @@ func (s *Store) StackEmpty(parent ID, m Meta) (ID, error) {
 	if err != nil {
 		return 0, errs.Path(node, err)
 	}
+	writeIndex(node, root(node))
 	if err := syncFS(node); err != nil {
 		return 0, err
 	}
 	return s.place(parent, node, "")
+}
+
+// writeIndex writes the index of the layer at dir, which becomes node's. That
+// it cannot be done is no error: the layer can be used without.
+func writeIndex(node, dir string) {
+	index := filepath.Join(node, indexFile)
+	if union.WriteIndex(dir, index) != nil {
+		os.Remove(index)
+	}
 }
 
 // giveRoot gives the directory dir the owner and mode in st.
@@ -307,6 +320,9 @@ func (s *Store) placeAs(id ID, parentNode, node, dir string) error {
 	err = syncDir(filepath.Dir(link))
 	if err == nil && dir != "" {
 		err = errs.Path(dir, move(dir, root(node)))
+	}
+	if err == nil {
+		union.TieIndex(filepath.Join(node, indexFile), root(node)) // if there is one
 	}
 	if err != nil {
 		os.Remove(link)

@@ -1,7 +1,8 @@
 // Package store keeps images in the data directory.
 //
 // An image is a node: the directory layer/0/…/P/ID, below its parent P's node,
-// with the layer's files in _data/root and what is known about it in
+// with the layer's files in _data/root, an index of them in _data/index, which
+// is a cache (see union.WriteIndex), and what is known about it in
 // _data/meta.json; a layer that is not ours, such as the running system's root,
 // has its path in _data/live and an empty _data/root. index/ID is a relative
 // symbolic link to the node, map/KEY one too, tmp/ holds temporary directories,
@@ -20,6 +21,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -185,6 +187,14 @@ func (s *Store) follow(link string) (string, error) {
 // liveFile holds, in the node of a layer that is not ours, its path.
 const liveFile = "_data/live"
 
+// Where the index of a layer is in its node, and where it and the parent's layer
+// are seen from the layer's root.
+const (
+	indexFile    = "_data/index"
+	indexByRoot  = "../index"
+	parentByRoot = "../../../_data/root"
+)
+
 // root returns the path of the node's files.
 func root(node string) string { return filepath.Join(node, "_data/root") }
 
@@ -210,19 +220,62 @@ func (s *Store) Layers(id ID) ([]union.Layer, error) {
 	if id == 0 {
 		return []union.Layer{{Path: root(node)}}, nil
 	}
+	fd, err := openDir(unix.AT_FDCWD, node)
+	if errors.Is(err, os.ErrNotExist) { // it has just been removed
+		return nil, noImage(id.String())
+	}
+	// The nodes lie in one another: to follow the path of each from the start
+	// would take a time that grows with the square of their number.
 	var layers []union.Layer
-	for base := s.path("layer", "0"); node != base; node = filepath.Dir(node) {
-		live, err := os.ReadFile(filepath.Join(node, liveFile))
+	beside := false
+	for base := s.path("layer", "0"); err == nil && len(node) > len(base); node = node[:strings.LastIndexByte(node, '/')] {
+		var live string
+		live, err = readAt(fd, liveFile)
 		switch {
-		case err == nil:
-			layers = append(layers, union.Layer{Path: string(live), Live: true})
-		case errors.Is(err, os.ErrNotExist):
-			layers = append(layers, union.Layer{Path: root(node)})
+		case live != "":
+			layers = append(layers, union.Layer{Path: live, Live: true})
+		case beside:
+			layers = append(layers, union.Layer{Path: parentByRoot, Beside: true, Index: indexByRoot})
 		default:
-			return nil, errs.Path(node, err)
+			layers = append(layers, union.Layer{Path: root(node), Index: indexByRoot})
+		}
+		beside = live == ""
+		if err == nil {
+			err = parentDir(&fd)
 		}
 	}
-	return layers, nil
+	unix.Close(fd)
+	return layers, errs.Path(s.index(id), err)
+}
+
+func openDir(at int, name string) (fd int, err error) {
+	return unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+}
+
+// parentDir replaces fd, an open directory, by its parent.
+func parentDir(fd *int) error {
+	parent, err := openDir(*fd, "..")
+	if err == nil {
+		unix.Close(*fd)
+		*fd = parent
+	}
+	return err
+}
+
+// readAt returns what is in the file name in directory dir; nothing if there is
+// none.
+func readAt(dir int, name string) (string, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	text, err := io.ReadAll(f)
+	return string(text), err
 }
 
 // Size returns how much space id's own layer takes on the disk, in bytes.

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"plash/internal/layerindex"
 	"plash/internal/tree"
 	"plash/internal/usertest"
 	"plash/union"
@@ -72,7 +73,7 @@ func stack(t *testing.T, s *Store, parent ID, names ...string) ID {
 }
 
 // layout lists the data directory but for what layers hold: links with their
-// targets, directories with a slash, files with their size.
+// targets, directories with a slash, files with their size; without indexes.
 func layout(t *testing.T, s *Store) []string {
 	t.Helper()
 	var lines []string
@@ -80,7 +81,7 @@ func layout(t *testing.T, s *Store) []string {
 		must(t, err)
 		name, _ := filepath.Rel(s.Dir(), path)
 		switch {
-		case name == ".":
+		case name == "." || strings.HasSuffix(name, indexFile):
 		case e.IsDir():
 			lines = append(lines, name+"/")
 			if e.Name() == "root" {
@@ -110,6 +111,20 @@ func wantLayout(t *testing.T, s *Store, want ...string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the data directory is\n\t%s\nnot\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 	}
+}
+
+// layerPaths returns where the layers of id are.
+func layerPaths(t *testing.T, s *Store, id ID) (paths []string) {
+	t.Helper()
+	layers, err := s.Layers(id)
+	must(t, err)
+	for i, l := range layers {
+		if l.Beside {
+			l.Path = filepath.Join(paths[i-1], l.Path)
+		}
+		paths = append(paths, l.Path)
+	}
+	return paths
 }
 
 func wantError(t *testing.T, err error, text string) {
@@ -163,8 +178,15 @@ func TestLayout(t *testing.T) {
 	}
 	layers, err := s.Layers(two)
 	must(t, err)
-	if want := []union.Layer{{Path: s.Dir() + "/layer/0/1/2/_data/root"}, {Path: s.Dir() + "/layer/0/1/_data/root"}}; !reflect.DeepEqual(layers, want) {
+	want := []union.Layer{
+		{Path: s.Dir() + "/layer/0/1/2/_data/root", Index: "../index"},
+		{Path: "../../../_data/root", Beside: true, Index: "../index"},
+	}
+	if !reflect.DeepEqual(layers, want) {
 		t.Error(layers)
+	}
+	if paths := layerPaths(t, s, two); !slices.Equal(paths, []string{want[0].Path, s.Dir() + "/layer/0/1/_data/root"}) {
+		t.Error(paths)
 	}
 	layers, err = s.Layers(0)
 	must(t, err)
@@ -358,6 +380,47 @@ func TestStackWhatItsOwnerMayNotWrite(t *testing.T) {
 	})
 }
 
+// TestIndex: each layer of ours gets an index that counts for it, which it does
+// also after the data directory was moved.
+func TestIndex(t *testing.T) {
+	s := newStore(t)
+	moved := stack(t, s, 0, "a", "d/b")
+	empty, err := s.StackEmpty(moved, Meta{})
+	must(t, err)
+	live, err := s.StackLive(empty, "/")
+	must(t, err)
+	other, err := os.MkdirTemp("/dev/shm", "plash")
+	must(t, err)
+	t.Cleanup(func() { os.RemoveAll(other) })
+	must(t, os.WriteFile(other+"/c", nil, 0644))
+	copied, err := s.Stack(0, other)
+	must(t, err)
+	to := s.Dir() + "2"
+	must(t, os.Rename(s.Dir(), to))
+	s, err = Open(to)
+	must(t, err)
+	for id, names := range map[ID]int{moved: 2, empty: 0, copied: 1} {
+		node, err := s.NodePath(id)
+		must(t, err)
+		x, err := layerindex.Open(unix.AT_FDCWD, filepath.Join(node, indexFile))
+		if err != nil {
+			t.Error(id, err)
+			continue
+		}
+		defer x.Close()
+		var st unix.Stat_t
+		must(t, unix.Stat(root(node), &st))
+		if n, err := x.Len(x.Root); n != names || err != nil || x.Ino != st.Ino || x.Sec != st.Ctim.Sec || int64(x.Nsec) != st.Ctim.Nsec {
+			t.Errorf("%d: %+v, %d names, %v; the root is %+v", id, x.Head, n, err, st)
+		}
+	}
+	node, err := s.NodePath(live)
+	must(t, err)
+	if exists(filepath.Join(node, indexFile)) {
+		t.Error("a live layer has an index")
+	}
+}
+
 func TestStackLive(t *testing.T) {
 	s := newStore(t)
 	id, err := s.StackLive(0, "/")
@@ -365,8 +428,14 @@ func TestStackLive(t *testing.T) {
 	top := stack(t, s, id)
 	layers, err := s.Layers(top)
 	must(t, err)
-	if want := []union.Layer{{Path: s.Dir() + "/layer/0/1/2/_data/root"}, {Path: "/", Live: true}}; !reflect.DeepEqual(layers, want) {
+	want := []union.Layer{{Path: s.Dir() + "/layer/0/1/2/_data/root", Index: "../index"}, {Path: "/", Live: true}}
+	if !reflect.DeepEqual(layers, want) {
 		t.Error(layers)
+	}
+	above, err := s.StackLive(top, "/")
+	must(t, err)
+	if layers, err = s.Layers(above); err != nil || !reflect.DeepEqual(layers, append([]union.Layer{{Path: "/", Live: true}}, want...)) {
+		t.Error(layers, err)
 	}
 	_, err = s.StackLive(0, "/no/such")
 	wantError(t, err, "/no/such: No such file or directory")
@@ -477,14 +546,13 @@ func TestDepth(t *testing.T) {
 	if id != 9500 {
 		t.Error("the last id is", id)
 	}
-	layers, err := s.Layers(id)
-	must(t, err)
+	layers := layerPaths(t, s, id)
 	if len(layers) != 500 {
 		t.Error(len(layers), "layers")
 	}
-	for i, l := range layers {
-		if text, err := os.ReadFile(l.Path + "/f"); string(text) != strconv.Itoa(499-i) {
-			t.Fatal(l.Path, string(text), err)
+	for i, path := range layers {
+		if text, err := os.ReadFile(path + "/f"); string(text) != strconv.Itoa(499-i) {
+			t.Fatal(path, string(text), err)
 		}
 	}
 	must(t, s.SetMap("deep", id))
@@ -493,8 +561,8 @@ func TestDepth(t *testing.T) {
 	}
 	wantError(t, s.SetMap("x", 1), "no image: 1")
 
-	last := id
-	for err == nil {
+	var err error
+	for last := id; err == nil; {
 		id = last
 		last, err = s.Stack(id, layerDir(t, ""))
 	}
@@ -774,12 +842,10 @@ func TestKilled(t *testing.T) {
 		ids, err := s.Images()
 		must(t, err)
 		for _, id := range ids {
-			layers, err := s.Layers(id)
-			must(t, err)
-			for _, l := range layers {
+			for _, path := range layerPaths(t, s, id) {
 				for n := range layerFiles {
-					if text, err := os.ReadFile(fmt.Sprintf("%s/%d", l.Path, n)); string(text) != "content" {
-						t.Fatal(l.Path, n, string(text), err)
+					if text, err := os.ReadFile(fmt.Sprintf("%s/%d", path, n)); string(text) != "content" {
+						t.Fatal(path, n, string(text), err)
 					}
 				}
 			}

@@ -1,6 +1,8 @@
 package union
 
 import (
+	"path/filepath"
+	"slices"
 	"sort"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +34,11 @@ func Diff(layers []Layer, f func(c Change, path string) error) error {
 	if len(layers) == 1 {
 		return d.dir(d.u.Root(), nil, "")
 	}
-	if d.below, err = New(Config{Lowers: layers[1:]}); err != nil {
+	rest := slices.Clone(layers[1:])
+	if rest[0].Beside {
+		rest[0].Path, rest[0].Beside = filepath.Join(layers[0].Path, rest[0].Path), false
+	}
+	if d.below, err = New(Config{Lowers: rest}); err != nil {
 		return err
 	}
 	defer d.below.Close()

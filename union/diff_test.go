@@ -18,7 +18,7 @@ func TestDiff(t *testing.T) {
 			base, lower := t.TempDir(), t.TempDir()
 			write(t, base, "dir/low", "dir/gone", "dir/sub/deep", "file", "both", "same", "tree/a/b", "tofile/x", "todir", "opaque/old", "opaque/same", "mode/x")
 			write(t, lower, "dir/mid", "both")
-			u, upper := open(t, Layer{Path: lower}, Layer{Path: base})
+			u, upper := open(t, lay(t, lower), lay(t, base))
 			u.white.files = files
 			do := func(err error) {
 				t.Helper()
@@ -93,13 +93,13 @@ C "/todir"
 A "/todir/in"
 C "/tofile"
 D "/tree"`)
-			if got := diff(Layer{Path: upper}, Layer{Path: lower}, Layer{Path: base}); got != want {
+			if got := diff(lay(t, upper), lay(t, lower), lay(t, base)); got != want {
 				t.Errorf("got\n%s\nwant\n%s", got, want)
 			}
-			if got := diff(Layer{Path: lower}, Layer{Path: base}); got != "C \"/both\"\nA \"/dir/mid\"" {
+			if got := diff(lay(t, lower), lay(t, base)); got != "C \"/both\"\nA \"/dir/mid\"" {
 				t.Errorf("the layer between: %s", got)
 			}
-			if got := diff(Layer{Path: lower}); got != "A \"/both\"\nA \"/dir\"\nA \"/dir/mid\"" {
+			if got := diff(lay(t, lower)); got != "A \"/both\"\nA \"/dir\"\nA \"/dir/mid\"" {
 				t.Errorf("one layer alone: %s", got)
 			}
 			if err := Diff([]Layer{{Path: lower}}, func(Change, string) error { return unix.EPIPE }); err != unix.EPIPE {

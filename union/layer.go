@@ -3,6 +3,7 @@ package union
 import (
 	"bufio"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -11,15 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/layerindex"
 )
 
 // A layer is one directory tree of the stack.
 type layer struct {
 	id     uint32 // 0 is the upper
-	path   string // for messages only
+	path   string // for messages only, as is
+	above  *layer // to which path is relative, or nil
 	root   *layerDir
 	live   bool
-	mounts *mountTable // of a live layer
+	mounts *mountTable                      // of a live layer
+	dev    uint32                           // the root's file system, see devices
+	index  atomic.Pointer[layerindex.Index] // nil: there is none (any more)
 	// foreign: owners that our user namespace does not map are shown as root.
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
@@ -40,15 +45,30 @@ type layerDir struct {
 	mount  *mountPoint // of a live layer: the mount table's node here, if any
 
 	marks atomic.Uint32 // what opaque and xwhiteouts found, once asked
+	block uint32        // where the layer's index has its names; 0: nowhere
+	ino   uint64        // as the index says; 0: not known
 }
 
 const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW
 
-func (u *Union) openLayer(l Layer) (*layer, error) {
-	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, live: l.Live}
-	fd, err := u.openat(unix.AT_FDCWD, l.Path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+// where returns the layer's path.
+func (l *layer) where() string {
+	if l.above == nil {
+		return l.path
+	}
+	return filepath.Join(l.above.where(), l.path)
+}
+
+// openLayer opens a layer; above is the one that it lies beside, if any.
+func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
+	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, above: above, live: l.Live}
+	from := unix.AT_FDCWD
+	if above != nil {
+		from = above.root.h.Load().fd
+	}
+	fd, err := u.openat(from, l.Path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, errs.Path(l.Path, err)
+		return nil, errs.Path(ly.where(), err)
 	}
 	ly.root = &layerDir{layer: ly}
 	h := &handle{fd: fd} // outside the cache: a root cannot be opened again
@@ -56,8 +76,8 @@ func (u *Union) openLayer(l Layer) (*layer, error) {
 	ly.root.h.Store(h)
 	u.locks = append(u.locks, fd)
 	if !l.Live {
-		if err := lockLayer(fd, l.Path); err != nil {
-			return nil, errs.Path(l.Path, err)
+		if err := ly.lock(fd); err != nil {
+			return nil, errs.Path(ly.where(), err)
 		}
 	} else {
 		if ly.mounts, err = newMountTable(l.Path); err != nil {
@@ -67,9 +87,12 @@ func (u *Union) openLayer(l Layer) (*layer, error) {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, errs.Path(l.Path, err)
+		return nil, errs.Path(ly.where(), err)
 	}
-	u.devs.index(st.Dev)
+	ly.dev = u.devs.index(st.Dev)
+	if l.Index != "" && !l.Live && !l.Foreign {
+		u.openIndex(ly, fd, l.Index, &st)
+	}
 	if l.Foreign {
 		ly.dots = !hasMark(fdPath(fd), formatAttr)
 		ly.override = overrideOf(fd)
@@ -81,9 +104,9 @@ func (u *Union) openLayer(l Layer) (*layer, error) {
 	return ly, nil
 }
 
-// lockLayer takes a shared lock on the layer's root. Who removes a layer holds
+// lock takes a shared lock on the layer's root, fd. Who removes a layer holds
 // an exclusive one while it vanishes, so it may be gone afterwards.
-func lockLayer(fd int, path string) error {
+func (l *layer) lock(fd int) error {
 	for {
 		err := unix.Flock(fd, unix.LOCK_SH)
 		if err == unix.EINTR {
@@ -94,11 +117,14 @@ func lockLayer(fd int, path string) error {
 		}
 		break
 	}
+	if l.above != nil {
+		return nil
+	}
 	var have, there unix.Stat_t
 	if err := fstat(fd, &have); err != nil {
 		return err
 	}
-	if err := unix.Stat(path, &there); err != nil {
+	if err := unix.Stat(l.path, &there); err != nil {
 		return err
 	}
 	if have.Ino != there.Ino || have.Dev != there.Dev {
@@ -111,7 +137,7 @@ func (u *Union) openUpper(c Config) error {
 	if err := u.lock(c.Work, unix.LOCK_EX, "changes directory in use"); err != nil {
 		return err
 	}
-	ly, err := u.openLayer(Layer{Path: c.Upper})
+	ly, err := u.openLayer(Layer{Path: c.Upper}, nil)
 	if err != nil {
 		return err
 	}

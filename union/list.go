@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/layerindex"
 )
 
 // A Dirent is one name of a merged directory.
@@ -175,8 +177,16 @@ func (u *Union) merge(d *dirState) ([]Dirent, error) {
 		m.seen = map[string]int{}
 	}
 	for _, ld := range stack {
-		if err := m.add(ld); err != nil {
+		err := m.add(ld)
+		if err == layerindex.ErrDamaged {
+			u.distrust(ld.layer)
+			return u.merge(d) // without it
+		}
+		if err != nil {
 			return nil, err
+		}
+		if ld.layer == u.upper {
+			m.fromUpper = len(m.ents)
 		}
 	}
 	return m.ents, nil
@@ -188,6 +198,8 @@ type merger struct {
 	single bool
 	ents   []Dirent
 	seen   map[string]int // position in ents; hidden for whiteouts, merged for directories settled
+	// fromUpper are so many of ents.
+	fromUpper int
 }
 
 const (
@@ -198,6 +210,9 @@ const (
 func (m *merger) add(ld *layerDir) error {
 	if ld.synthetic() {
 		return nil
+	}
+	if x := ld.useIndex(m.u); x != nil {
+		return x.All(ld.block, func(name []byte, e layerindex.Entry) { m.indexed(ld, name, e) })
 	}
 	h, err := ld.pin(m.u)
 	if err != nil {
@@ -239,27 +254,50 @@ func (m *merger) add(ld *layerDir) error {
 func (m *merger) name(ld *layerDir, dev uint32, e *rawDirent) {
 	if !m.single {
 		if at, ok := m.seen[e.name]; ok {
-			if at >= 0 && e.typ == unix.S_IFDIR && m.ents[at].Type == unix.S_IFDIR {
-				m.settle(at)
-			}
+			m.again(at, e.typ)
 			return
 		}
 	}
 	ino, shown := m.resolve(ld, dev, e)
+	m.enter(e.name, ino, e.typ, shown)
+}
+
+// indexed is name for one of the layer's index.
+func (m *merger) indexed(ld *layerDir, name []byte, e layerindex.Entry) {
+	if !m.single {
+		if at, ok := m.seen[string(name)]; ok {
+			m.again(at, entryType(e))
+			return
+		}
+	}
+	m.enter(string(name), inode(ld.layer.dev, e.Ino), entryType(e), e.Type != layerindex.TypeWhiteout)
+}
+
+// enter enters a name that no layer above has.
+func (m *merger) enter(name string, ino uint64, typ uint32, shown bool) {
 	if !shown {
 		if !m.single {
-			m.seen[e.name] = hidden
+			m.seen[name] = hidden
 		}
 		return
 	}
 	if !m.single {
-		m.seen[e.name] = len(m.ents)
+		m.seen[name] = len(m.ents)
 	}
-	m.ents = append(m.ents, Dirent{e.name, ino, e.typ})
+	m.ents = append(m.ents, Dirent{name, ino, typ})
 }
 
-// settle gives a directory that lies in more than one layer the number that
-// Lookup shows for it.
+// again is told that a layer has an object of this type under a name that is
+// at this position already. A lower directory keeps its number when it is
+// copied up, so the upper's may not be the one to show.
+func (m *merger) again(at int, typ uint32) {
+	if at >= 0 && at < m.fromUpper && typ == unix.S_IFDIR && m.ents[at].Type == unix.S_IFDIR {
+		m.settle(at)
+	}
+}
+
+// settle gives a directory that lies in the upper and in other layers the
+// number that Lookup shows for it.
 func (m *merger) settle(at int) {
 	e := &m.ents[at]
 	m.seen[e.Name] = merged

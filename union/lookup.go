@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/layerindex"
 )
 
 // A hit is what a name stands for in a merged directory.
@@ -15,13 +17,22 @@ type hit struct {
 	redirect string
 }
 
+// manyLayers is how many directories are merged without memory being allocated
+// for a search.
+const manyLayers = 16
+
 // find searches name in the layers of directory d, as overlayfs does: the
 // topmost object counts, a whiteout ends the search, and directories merge
 // down to the first opaque one or the first object of another type. A redirect
 // says by which name, or path from the root, the search goes on.
 func (u *Union) find(d *dirState, name string) (hit, error) {
 	var h hit
-	for stack := d.stack(); len(stack) > 0; {
+	var few [1 + manyLayers]*layerDir
+	stack := u.candidates(few[:1], d, name)
+	if stack[0] = d.upper.Load(); stack[0] == nil { // after the lowers, see separate
+		stack = stack[1:]
+	}
+	for len(stack) > 0 {
 		ld := stack[0]
 		stack = stack[1:]
 		next, last, err := u.findIn(ld, name, &h)
@@ -35,7 +46,9 @@ func (u *Union) find(d *dirState, name string) (hit, error) {
 			continue
 		}
 		if next[0] == '/' && name[0] != '/' {
-			stack = u.rootsBelow(ld.layer)
+			stack = below(u.root.dir, ld.layer)
+		} else if next[0] != '/' {
+			stack = below(d, ld.layer)
 		}
 		name = next
 	}
@@ -64,10 +77,11 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 		last = last || ld.dotHidden(u, base)
 	}
 	var st unix.Stat_t
-	if err := ld.lstat(u, base, &st); err != nil {
+	e, white, known, err := u.ask(ld, base, h.in == nil, &st)
+	if err != nil {
 		return next, last, err
 	}
-	if u.isWhiteout(ld, base, &st) {
+	if white {
 		return next, true, unix.ENOENT
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
@@ -78,6 +92,9 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 		return next, true, u.checkData(ld, base, &st)
 	}
 	child := ld.child(base)
+	if known {
+		child.setIndexed(e)
+	}
 	h.dirs = append(h.dirs, child)
 	if r := child.redirect(u); r != "" {
 		next = redirected(next, r)
@@ -89,6 +106,29 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 		h.in, h.st = ld, st
 	}
 	return next, last || child.opaque(u), nil
+}
+
+// ask finds out what name in ld is, from the layer's index if that is known to
+// tell: then e is what it says, and st is filled in only if all is set, but for
+// the type.
+func (u *Union) ask(ld *layerDir, name string, all bool, st *unix.Stat_t) (e layerindex.Entry, white, known bool, err error) {
+	e, found, known := ld.indexed(u, name)
+	switch {
+	case !known:
+	case !found:
+		return e, false, true, unix.ENOENT
+	case e.Type == layerindex.TypeWhiteout:
+		return e, true, true, nil
+	case !all:
+		st.Mode = entryType(e)
+		return e, false, true, nil
+	}
+	err = ld.lstat(u, name, st)
+	if known && (err == unix.ENOENT || err == nil && !agrees(e, st)) {
+		u.distrust(ld.layer)
+		known = false
+	}
+	return e, err == nil && !known && u.isWhiteout(ld, name, st), known, err
 }
 
 // checkData refuses, as overlayfs does, a file whose data the kernel left in a
@@ -111,12 +151,12 @@ func (u *Union) checkData(ld *layerDir, name string, st *unix.Stat_t) error {
 // hasBelow reports whether name in d shows, or would show if the upper had
 // nothing of that name, an object of a lower layer.
 func (u *Union) hasBelow(d *dirState, name string) (bool, error) {
-	lowers := *d.lowers.Load()
-	for _, ld := range lowers {
+	var few [manyLayers]*layerDir
+	for _, ld := range u.candidates(few[:0], d, name) {
 		var st unix.Stat_t
-		err := ld.lstat(u, name, &st)
+		_, white, _, err := u.ask(ld, name, false, &st)
 		if err == nil && !ld.dotName(u, name) {
-			return !u.isWhiteout(ld, name, &st), nil
+			return !white, nil
 		}
 		if err != nil && err != unix.ENOENT {
 			return false, err
@@ -245,7 +285,9 @@ func (u *Union) shownIno(l *layer, st *unix.Stat_t) uint64 {
 func (u *Union) dirIno(stack []*layerDir, top *unix.Stat_t) uint64 {
 	if stack[0].layer == u.upper && len(stack) > 1 {
 		var st unix.Stat_t
-		if stack[1].stat(u, &st) == nil {
+		if d := stack[1]; d.ino != 0 {
+			return inode(d.layer.dev, d.ino)
+		} else if d.stat(u, &st) == nil {
 			return inode(u.devs.index(st.Dev), st.Ino)
 		}
 	}

@@ -48,7 +48,9 @@ const (
 	markXWhiteouts // whiteouts in here are empty files with an attribute
 	markRedirect
 	markOrigins
-	markDots // whiteouts in here are names with ".wh." before them
+	markDots     // whiteouts in here are names with ".wh." before them
+	marksVary    // who may not do as we may sees others
+	marksChecked // the index's names of the directory are whole
 )
 
 // initialUserNamespace is the name of the namespace in which root is real,
@@ -117,6 +119,9 @@ func (d *layerDir) readMarks(u *Union) uint32 {
 	defer h.unpin()
 	names, _ := listxattr(ref{fd: h.fd}) // an error means none
 	for _, name := range names {
+		if strings.HasPrefix(name, trustedPrefix) || name == userPrefix+redirectAttr {
+			m |= marksVary
+		}
 		mark, ok := u.overlayMark(name)
 		if !ok {
 			continue

@@ -3,6 +3,7 @@ package union
 import (
 	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,6 +46,10 @@ type dirState struct {
 	list   atomic.Pointer[listing]
 	listMu sync.Mutex
 	acl    atomic.Uint32 // whether it has a default ACL: aclUnknown …
+	live   bool          // a live layer merges into it
+	// See candidates.
+	searched atomic.Uint32
+	filter   atomic.Pointer[filter]
 	// redirect is by which name the lower layers have it, if not by its own;
 	// under renameMu.
 	redirect string
@@ -58,6 +63,7 @@ func newDirState(stack []*layerDir) *dirState {
 		stack = stack[1:]
 	}
 	d.lowers.Store(&stack)
+	d.live = slices.ContainsFunc(stack, func(l *layerDir) bool { return l.layer.live })
 	return d
 }
 
@@ -100,12 +106,7 @@ func (n *Node) IsDir() bool { return n.typ == unix.S_IFDIR }
 // because it lies in a live layer (or, a directory, merges one).
 func (n *Node) Live() bool {
 	if n.dir != nil {
-		for _, d := range *n.dir.lowers.Load() {
-			if d.layer.live {
-				return true
-			}
-		}
-		return false
+		return n.dir.live && len(*n.dir.lowers.Load()) > 0
 	}
 	n.loc.RLock()
 	defer n.loc.RUnlock()

@@ -25,6 +25,9 @@ func TestParallelClients(t *testing.T) {
 			write(t, l.Path, dir+"/", fmt.Sprint(dir, "/a/", i), dir+"/b", fmt.Sprint(dir, "/c", i))
 		}
 	}
+	for i, l := range lowers {
+		lowers[i] = lay(t, l.Path)
+	}
 	upper, work := t.TempDir(), t.TempDir()
 	config := Config{Lowers: lowers, Upper: upper, Work: work}
 	u, err := New(config)

@@ -45,15 +45,13 @@ func redirected(name, r string) string {
 	return name[:strings.LastIndexByte(name, '/')+1] + r
 }
 
-// rootsBelow returns the roots of the layers below l that show.
-func (u *Union) rootsBelow(l *layer) []*layerDir {
-	var below []*layerDir
-	for _, d := range *u.root.dir.lowers.Load() {
-		if d.layer.id > l.id {
-			below = append(below, d)
-		}
+// below returns what merges into d from the layers below l.
+func below(d *dirState, l *layer) []*layerDir {
+	lowers := *d.lowers.Load()
+	for len(lowers) > 0 && lowers[0].layer.id <= l.id {
+		lowers = lowers[1:]
 	}
-	return below
+	return lowers
 }
 
 // walk follows path, a redirect, in the layer with this root. It returns the

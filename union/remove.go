@@ -117,7 +117,11 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 		return nil
 	}
 	if !primary {
-		return take()
+		err := take()
+		if err == nil && h.in.layer != u.upper {
+			n.links-- // a lower name that has not got into the upper
+		}
+		return err
 	}
 	return u.unnamePrimary(n, take)
 }

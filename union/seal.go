@@ -18,7 +18,7 @@ func Seal(path, work string) error {
 	u := &Union{trusted: realRoot()}
 	u.fds.init()
 	defer u.Close()
-	ly, err := u.openLayer(Layer{Path: path})
+	ly, err := u.openLayer(Layer{Path: path}, nil)
 	if err != nil {
 		return err
 	}

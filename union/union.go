@@ -33,11 +33,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/errs"
+	"plash/internal/layerindex"
 )
 
 // Layer names one layer's directory.
 type Layer struct {
 	Path string
+	// Beside says that Path is relative to the directory of the layer above,
+	// the one before it in the list, and that this layer stays where it is as
+	// long as that one is locked. The paths of many layers that lie in one
+	// another are short then, and quickly followed.
+	Beside bool
 	// Live says that the tree is not ours and may change while it is used: the
 	// host's own root. Names in it are opened without entering network, FUSE
 	// or pseudo file systems mounted below it, and its files are identified by
@@ -47,6 +53,10 @@ type Layer struct {
 	// whiteouts of OCI images and the attributes by which fuse-overlayfs
 	// stores owners count in it.
 	Foreign bool
+	// Index is the path of the layer's index, relative to Path, or empty; see
+	// WriteIndex. One that is missing or of no use here does no harm. A live or
+	// foreign layer has none.
+	Index string
 }
 
 // Config describes a union.
@@ -88,12 +98,15 @@ type Union struct {
 	white    whiteouts
 	renameMu sync.Mutex // held over renames between two directories
 	locks    []int      // descriptors that hold flocks on the layers' roots
-	tmpSeq   atomic.Uint64
-	nHeld    atomic.Int64
-	euid     int
-	egid     int
-	aclOff   bool // the upper's file system has no ACLs
-	overflow bool // this namespace maps no file owner to the overflow id
+	indexes  []*layerindex.Index
+	// distrusted counts the indexes that were given up.
+	distrusted atomic.Uint32
+	tmpSeq     atomic.Uint64
+	nHeld      atomic.Int64
+	euid       int
+	egid       int
+	aclOff     bool // the upper's file system has no ACLs
+	overflow   bool // this namespace maps no file owner to the overflow id
 }
 
 // New opens the layers and returns their union. It holds a shared flock(2) on
@@ -126,13 +139,34 @@ func (u *Union) open(c Config) error {
 			return err
 		}
 	}
-	for _, l := range c.Lowers {
-		ly, err := u.openLayer(l)
+	for i, l := range c.Lowers {
+		var above *layer
+		if l.Beside && i > 0 {
+			above = u.layers[i-1]
+		}
+		ly, err := u.openLayer(l, above)
 		if err != nil {
 			return err
 		}
 		u.layers = append(u.layers, ly)
 	}
+	return u.makeRoot()
+}
+
+// Cover puts one more lower layer on top of the others. It is for a union that
+// is not in use yet: of its nodes only the root may be held, which is another
+// one afterwards. After an error the union can only be closed.
+func (u *Union) Cover(l Layer) error {
+	ly, err := u.openLayer(l, nil)
+	if err != nil {
+		return err
+	}
+	for i, below := range u.layers {
+		below.id = uint32(i + 2)
+	}
+	ly.id = 1
+	u.layers = append([]*layer{ly}, u.layers...)
+	u.table = table{}
 	return u.makeRoot()
 }
 
@@ -145,6 +179,10 @@ func (u *Union) Close() error {
 		unix.Close(fd)
 	}
 	u.locks = nil
+	for _, x := range u.indexes {
+		x.Close()
+	}
+	u.indexes = nil
 	return nil
 }
 
@@ -186,7 +224,7 @@ func (u *Union) makeRoot() error {
 	n.refs.Store(math.MaxInt32) // the kernel never forgets the root
 	u.root = n
 	u.table.addRoot(n)
-	_, err := unix.Getxattr(top.layer.path, "system.posix_acl_access", nil)
+	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
 	u.aclOff = err == unix.EOPNOTSUPP
 	return nil
 }

@@ -29,6 +29,16 @@ func write(t *testing.T, dir string, names ...string) {
 	}
 }
 
+// lay returns the layer at path, with an index if these tests have one.
+func lay(t *testing.T, path string) Layer {
+	t.Helper()
+	l := Layer{Path: path}
+	if indexed {
+		l.Index = writeIndex(t, path)
+	}
+	return l
+}
+
 // open returns a writable union of lowers, topmost first, and its upper.
 func open(t *testing.T, lowers ...Layer) (*Union, string) {
 	t.Helper()
@@ -96,7 +106,7 @@ func TestWhiteoutFiles(t *testing.T) {
 	lower := t.TempDir()
 	write(t, lower, "a", "b", "d/x", "d/y", "empty")
 	os.Truncate(filepath.Join(lower, "empty"), 0)
-	u, upper := open(t, Layer{Path: lower})
+	u, upper := open(t, lay(t, lower))
 	u.white.files = true
 	for _, name := range []string{"a", "empty"} {
 		if err := u.Unlink(u.Root(), name); err != nil {
@@ -123,7 +133,7 @@ func TestWhiteoutFiles(t *testing.T) {
 	}
 	check(u)
 	u.Close()
-	again, err := New(Config{Lowers: []Layer{{Path: upper}, {Path: lower}}})
+	again, err := New(Config{Lowers: []Layer{lay(t, upper), lay(t, lower)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +151,7 @@ func TestInodeNumbers(t *testing.T) {
 	a, b := t.TempDir(), t.TempDir()
 	write(t, a, "d/a", "top")
 	write(t, b, "d/b", "d/c", "low")
-	u, _ := open(t, Layer{Path: a}, Layer{Path: b})
+	u, _ := open(t, lay(t, a), lay(t, b))
 	number := func(path string) uint64 {
 		t.Helper()
 		n := walk(t, u, path)
@@ -202,7 +212,7 @@ func TestScanWhileRemoving(t *testing.T) {
 		all = append(all, "d/"+strings.Repeat("n", 1+i%50)+string(rune('A'+i%26))+time.Duration(i).String())
 	}
 	write(t, lower, all...)
-	u, _ := open(t, Layer{Path: lower})
+	u, _ := open(t, lay(t, lower))
 	d := walk(t, u, "d")
 	met := map[string]int{}
 	for from := uint64(0); ; {
@@ -241,7 +251,7 @@ func TestManyLayers(t *testing.T) {
 	for i := range 1000 {
 		dir := filepath.Join(base, time.Duration(i).String())
 		write(t, dir, "all/f"+time.Duration(i).String(), "same")
-		layers = append(layers, Layer{Path: dir})
+		layers = append(layers, lay(t, dir))
 	}
 	u, _ := open(t, layers...)
 	ents, err := u.ReadDir(walk(t, u, "all"))
@@ -265,7 +275,7 @@ func TestFewDescriptors(t *testing.T) {
 		files = append(files, time.Duration(i).String()+"/f")
 	}
 	write(t, lower, files...)
-	u, _ := open(t, Layer{Path: lower})
+	u, _ := open(t, lay(t, lower))
 	u.fds.max = 8
 	var nodes []*Node
 	for _, f := range files {
@@ -301,7 +311,7 @@ func TestFewDescriptors(t *testing.T) {
 func TestForgetting(t *testing.T) {
 	lower := t.TempDir()
 	write(t, lower, "a", "b", "d/c")
-	u, _ := open(t, Layer{Path: lower})
+	u, _ := open(t, lay(t, lower))
 	n := walk(t, u, "a")
 	id, gen := n.ID()
 	if again := walk(t, u, "a"); again != n {

@@ -76,6 +76,11 @@ func (j *job) setUp() error {
 		if root == "" {
 			root = j.Dir
 		}
+		if root == "/" {
+			// What is mounted on "/" cannot be named; the host's root goes
+			// here itself, so nothing is lost by covering it.
+			root = "/mnt"
+		}
 		if err := unix.Mount(j.Dir, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return hintMount(root, err)
 		}

@@ -18,18 +18,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// chaosTime is how long TestChaos goes on for each kind of user: what
-// $PLASH_TEST_CHAOS says, such as 5m.
-func chaosTime(t *testing.T) time.Duration {
+// chaosScale is how long TestChaos goes on for each kind of user and how many
+// processes it has at a time: 50 if $PLASH_TEST_CHAOS says how long, such as
+// 5m.
+func chaosScale(t *testing.T) (limit time.Duration, processes int) {
 	text := os.Getenv("PLASH_TEST_CHAOS")
 	if text == "" {
-		return 4 * time.Second
+		return 4 * time.Second, 6
 	}
-	d, err := time.ParseDuration(text)
+	limit, err := time.ParseDuration(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return limit, 50
 }
 
 // TestChaos: processes build, run, remove, shrink and clean at random in one
@@ -37,7 +38,7 @@ func chaosTime(t *testing.T) time.Duration {
 // the image is gone or in use; an image never shows anything but what was
 // built; and what is left in the end is a valid store and nothing besides.
 func TestChaos(t *testing.T) {
-	limit := chaosTime(t)
+	limit, processes := chaosScale(t)
 	each(t, []kind{root, ordinary}, limit+2*time.Minute, func(t *testing.T) {
 		tiny := needTiny(t)
 		base := plash(t, "build", tiny, "echo base >/text; mkdir /dir").id()
@@ -46,7 +47,7 @@ func TestChaos(t *testing.T) {
 		holder := start(t, "run", c.base, "sh", "-c", "echo ready; exec sleep 1000000")
 		end := time.Now().Add(limit)
 		var all sync.WaitGroup
-		for range 6 {
+		for range processes {
 			all.Go(func() {
 				for time.Now().Before(end) && !t.Failed() {
 					c.step()

@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 	"plash/docs"
+	"plash/internal/errs"
 	"plash/macros"
 )
 
@@ -75,8 +77,17 @@ func (p *plash) execute(c *command, name string, words []string) error {
 	if err != nil {
 		return c.usage(name)
 	}
+	for i, argument := range parser.Model.Positional {
+		if i < len(rest) && rest[i] == "" && slices.Contains(paths, argument.Name) {
+			return errs.Path("''", unix.ENOENT)
+		}
+	}
 	return context.Run(p)
 }
+
+// paths are the names of arguments that are paths. An empty one names nothing:
+// it must not be taken for the working directory, or for one left out.
+var paths = []string{"DIR", "CHANGESDIR", "FILE", "PATH"}
 
 // helpOption is an option of every command.
 const helpOption = "--help"

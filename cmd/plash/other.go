@@ -107,6 +107,9 @@ func (c *purgeCommand) Run() error {
 		fmt.Fprintf(os.Stderr, "Delete all data in %s? [y/N] ", s.Dir())
 		// No answer at all is an answer too.
 		answer, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		if _, err := unix.IoctlGetTermios(0, unix.TCGETS); err != nil {
+			fmt.Fprintln(os.Stderr) // nobody has typed a line break
+		}
 		if answer = strings.TrimSpace(answer); answer != "y" && answer != "yes" {
 			return errors.New("purge: not confirmed")
 		}

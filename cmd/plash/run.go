@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 
+	"golang.org/x/sys/unix"
 	"plash/internal/errs"
 	"plash/launcher"
 	"plash/store"
@@ -112,17 +113,20 @@ func (p *plash) runPersist(id, dir string, command []string, o options) error {
 type runoptsCommand struct {
 	Bind           []string `name:"bind" short:"b" sep:"none"`
 	NoDefaultBinds bool     `name:"no-default-binds" short:"n"`
-	Changes        string   `name:"changes" short:"c"`
+	Changes        *string  `name:"changes" short:"c"`
 	ID             string   `arg:"" name:"ID"`
 	Cmd            []string `arg:"" optional:"" name:"CMD"`
 }
 
 func (c *runoptsCommand) Run(p *plash) error {
 	o := &placeOptions{Bind: c.Bind, NoDefaultBinds: c.NoDefaultBinds}
-	if c.Changes == "" {
+	if c.Changes == nil {
 		return p.run(c.ID, c.Cmd, o)
 	}
-	return p.runPersist(c.ID, c.Changes, c.Cmd, o)
+	if *c.Changes == "" {
+		return errs.Path("''", unix.ENOENT)
+	}
+	return p.runPersist(c.ID, *c.Changes, c.Cmd, o)
 }
 
 type mountedCommand struct {

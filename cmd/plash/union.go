@@ -16,6 +16,9 @@ type unionCommand struct {
 
 // Run mounts a union of directories, with the command line of fuse-overlayfs.
 func (c *unionCommand) Run(p *plash) error {
+	if len(c.Words) == 0 {
+		return find("union").usage("union")
+	}
 	o, err := mountopt.Parse(c.Words)
 	if err != nil {
 		return fmt.Errorf("union: %w", err)

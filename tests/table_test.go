@@ -26,7 +26,9 @@ func (r row) check(t *testing.T) {
 		}
 	}
 	got := plash(t, words...)
-	match := func(pattern, text string) bool { return regexp.MustCompile(`\A(?:` + pattern + `)\z`).MatchString(text) }
+	match := func(pattern, text string) bool {
+		return regexp.MustCompile(`\A(?:` + pattern + `)\z`).MatchString(text)
+	}
 	if got.state.ExitCode() != r.code || !match(r.out, got.out) || !match(r.err, got.err) {
 		t.Errorf("plash %s: %v\nstdout: %q, want %q\nstderr: %q, want %q", r.words, got.state, got.out, r.out, got.err, r.err)
 	}

@@ -57,10 +57,14 @@ func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 
 func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
-	if err := f.u.Write(f.node(in.NodeId), data, int64(in.Offset), kill); err != nil {
+	n := f.node(in.NodeId)
+	if err := f.u.Write(n, data, int64(in.Offset), kill); err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
 		return 0, st
+	}
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		f.blocks.wrote(n)
 	}
 	return uint32(len(data)), fuse.OK
 }
@@ -88,7 +92,13 @@ func (f *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) 
 	return uint32(n), status(err)
 }
 
-func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status { return f.fsync(in) }
+func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
+	s := f.fsync(in)
+	if n := f.node(in.NodeId); s == fuse.OK && !n.Told.Load() {
+		f.askAgain(n)
+	}
+	return s
+}
 
 // fsync of a volatile upper is answered ENOSYS: to the kernel that is success,
 // now and without asking ever after.

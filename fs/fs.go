@@ -38,6 +38,7 @@ type fileSystem struct {
 	minor  uint32       // of the kernel's protocol version
 	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
 	opens  atomic.Int32 // how many OPENs are still answered
+	blocks blockCounts
 
 	timeout                      time.Duration
 	noXattrs, noACL, staticNlink bool // see Options
@@ -77,10 +78,17 @@ func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
 // entry fills out for node n with attributes st.
 func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.Stat_t) {
 	out.NodeId, out.Generation = n.ID()
+	n.Told.Store(true)
 	f.attr(&out.Attr, st)
 	t := f.cacheTime(n)
 	out.SetAttrTimeout(t)
 	out.SetEntryTimeout(t)
+}
+
+// askAgain lets the kernel forget n's attributes, but not its data.
+func (f *fileSystem) askAgain(n *union.Node) {
+	id, _ := n.ID()
+	f.device.InvalidateAttributes(id) // fails if the kernel does not know it any more
 }
 
 // cacheTime is how long the kernel may cache what it is told about n.
@@ -114,7 +122,9 @@ func (f *fileSystem) Forget(id, count uint64) {
 }
 
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	return f.attrOut(f.node(in.NodeId), out)
+	n := f.node(in.NodeId)
+	n.Told.Store(true) // before the attributes are read: data may be written meanwhile
+	return f.attrOut(n, out)
 }
 
 func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
@@ -163,6 +173,10 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	}
 	if err := f.u.Setattr(n, a); err != nil {
 		return status(err)
+	}
+	// When the kernel hands its times on, it does not read the reply.
+	if in.Valid&^fuse.FATTR_FH != fuse.FATTR_MTIME|fuse.FATTR_CTIME {
+		n.Told.Store(true)
 	}
 	return f.attrOut(n, out)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -319,5 +320,49 @@ func TestNotified(t *testing.T) {
 	}
 	if t.Failed() {
 		t.Logf("heard:\n%s", got)
+	}
+}
+
+// TestBlocksOfOpenFiles: a file that is kept open has blocks when its data has
+// been written, by fsync(2) or by the kernel in its own time.
+func TestBlocksOfOpenFiles(t *testing.T) {
+	s := newStack(t, 1)
+	s.mount()
+	write := func(name string, sync bool) {
+		t.Helper()
+		f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		// At once, or the new time of the last change would be sent, too.
+		if _, err := f.Write(make([]byte, 100000)); err != nil {
+			t.Fatal(err)
+		}
+		if sync {
+			err = f.Sync()
+		} else {
+			_, err = f.Seek(0, unix.SEEK_HOLE) // has the kernel write
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocks := func(path string) int64 {
+		var st unix.Stat_t
+		unix.Stat(path, &st)
+		return st.Blocks
+	}
+	for _, sync := range []bool{true, false} {
+		for i := range 10 {
+			name := fmt.Sprint(sync, i)
+			write(name, sync)
+			want := blocks(filepath.Join(s.upper, name))
+			for end := time.Now().Add(5 * time.Second); blocks(s.path(name)) != want; time.Sleep(10 * time.Millisecond) {
+				if sync || time.Now().After(end) {
+					t.Fatalf("synced %v: %d blocks, not %d", sync, blocks(s.path(name)), want)
+				}
+			}
+		}
 	}
 }

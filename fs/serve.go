@@ -88,7 +88,9 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
 	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
+	u.CopiedUp, f.blocks.notify = f.askAgain, f.askAgain
 	err = f.device.Serve()
+	f.blocks.end()
 	unix.Close(devFD)
 	if err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -73,9 +72,6 @@ func (j *job) serve(to int, o fs.Options, get func() (int, bool)) int {
 // open opens the union of the job's layers and changes directory.
 func (j *job) open() (*union.Union, error) {
 	if j.Union != nil {
-		if j.Union.Config.Work != "" {
-			waitUnlocked(j.Union.Config.Work)
-		}
 		return union.New(j.Union.Config)
 	}
 	c := union.Config{Lowers: j.Layers, Volatile: j.Volatile}
@@ -111,7 +107,6 @@ func (j *job) makeChanges(upper, work string) error {
 	if err := os.Mkdir(work, 0o700); err != nil && !os.IsExist(err) {
 		return errs.Path(work, err)
 	}
-	waitUnlocked(work)
 	if err := os.Mkdir(upper, 0o755); err != nil {
 		if os.IsExist(err) {
 			return nil
@@ -128,22 +123,6 @@ func (j *job) makeChanges(upper, work string) error {
 		unix.Lchown(upper, int(st.Uid), int(st.Gid))
 	}
 	return errs.Path(upper, unix.Chmod(upper, st.Mode&0o7777))
-}
-
-// waitUnlocked waits a moment for the server of a run or mount that has just
-// ended to give its changes directory back.
-func waitUnlocked(work string) {
-	fd, err := unix.Open(work, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	for range 100 {
-		if unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB) != unix.EWOULDBLOCK {
-			return // closing gives the lock back
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
 }
 
 // removeTemp removes a run's temporary directory, whose lock this process

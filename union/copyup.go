@@ -89,6 +89,9 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 		up.marks.Store(marksKnown | markOpaque)
 		n.dir.lowers.Store(&[]*layerDir{})
 	}
+	if u.CopiedUp != nil {
+		u.CopiedUp(n)
+	}
 	return nil
 }
 
@@ -249,6 +252,7 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		if parent != nil {
 			u.noteOrigin(parent)
 		}
+		u.unlinked.Delete(n.key)
 		u.rekey(n, u.keyOf(u.upper, &now), others > 0)
 		n.layer, n.links = u.upper, others
 		if n.parked != "" {

@@ -27,8 +27,13 @@ func dotHides(dot string) (name string, ok bool) {
 	return name, name != "" && name != "." && name != ".." && !strings.HasPrefix(name, dotPrefix)
 }
 
-// dotMarks looks for such names in the directory fd.
-func dotMarks(fd int) uint32 {
+// dotMarks looks for such names in d.
+func (d *layerDir) dotMarks(u *Union) uint32 {
+	fd, err := d.openList(u)
+	if err != nil {
+		return 0
+	}
+	defer unix.Close(fd)
 	m := uint32(0)
 	readDirFD(fd, func(e rawDirent) bool {
 		if strings.HasPrefix(e.name, dotPrefix) {

@@ -214,12 +214,7 @@ func (m *merger) add(ld *layerDir) error {
 	if x := ld.useIndex(m.u); x != nil {
 		return x.All(ld.block, func(name []byte, e layerindex.Entry) { m.indexed(ld, name, e) })
 	}
-	h, err := ld.pin(m.u)
-	if err != nil {
-		return err
-	}
-	defer h.unpin()
-	fd, err := m.u.openat(h.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	fd, err := ld.openList(m.u)
 	if err != nil {
 		return err
 	}
@@ -248,6 +243,25 @@ func (m *merger) add(ld *layerDir) error {
 		}
 	}
 	return err
+}
+
+// openList returns a descriptor for listing d, which the caller closes. A
+// lower's access time is not touched where we may prevent it.
+func (d *layerDir) openList(u *Union) (int, error) {
+	h, err := d.pin(u)
+	if err != nil {
+		return -1, err
+	}
+	defer h.unpin()
+	const flags = unix.O_RDONLY | unix.O_DIRECTORY
+	if d.layer == u.upper {
+		return u.openat(h.fd, ".", flags, 0)
+	}
+	fd, err := u.openat(h.fd, ".", flags|unix.O_NOATIME, 0)
+	if err == unix.EPERM {
+		fd, err = u.openat(h.fd, ".", flags, 0)
+	}
+	return fd, err
 }
 
 // name enters one name of layer directory ld, which lies on file system dev.

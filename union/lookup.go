@@ -233,6 +233,9 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 	n.ino = u.shownIno(h.in.layer, &h.st)
 	if n.layer != u.upper {
 		n.ldir, n.lname = h.in, name
+		if links, ok := u.unlinked.Load(k); ok && h.st.Nlink > 1 {
+			n.links = links.(int32)
+		}
 	}
 	return n
 }

@@ -141,7 +141,7 @@ func (d *layerDir) readMarks(u *Union) uint32 {
 		}
 	}
 	if d.layer.dots {
-		m |= dotMarks(h.fd)
+		m |= d.dotMarks(u)
 	}
 	return m
 }

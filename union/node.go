@@ -18,8 +18,11 @@ type Node struct {
 	refs    atomic.Int64 // lookups not given back, see table
 	typ     uint32       // S_IFMT bits
 	ino     uint64       // the number shown
-	copyMu  sync.Mutex
-	dir     *dirState // of a directory
+	// Told is for who serves the union: whether the kernel knows the attributes
+	// as they are.
+	Told   atomic.Bool
+	copyMu sync.Mutex
+	dir    *dirState // of a directory
 
 	loc    sync.RWMutex // guards what follows
 	key    key

@@ -114,6 +114,12 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 		}
 		n.links--
 		n.gone = n.gone || primary
+		// It may be forgotten while it has names left.
+		if int64(h.st.Nlink)+int64(n.links) > 0 {
+			u.unlinked.Store(n.key, n.links)
+		} else {
+			u.unlinked.Delete(n.key)
+		}
 		return nil
 	}
 	if !primary {

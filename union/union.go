@@ -83,6 +83,10 @@ type Config struct {
 
 // Union is a merged tree. All methods may be called concurrently.
 type Union struct {
+	// CopiedUp, unless nil, is called for each directory that was copied up,
+	// mostly for something in it: its number of links is another one now.
+	CopiedUp func(dir *Node)
+
 	upper    *layer // nil if read-only
 	layers   []*layer
 	work     *layerDir // where objects are prepared before they appear in upper
@@ -95,6 +99,7 @@ type Union struct {
 	fds      fdCache
 	devs     devices
 	origins  origins
+	unlinked sync.Map // key of a lower object → Node.links, where names are left
 	white    whiteouts
 	renameMu sync.Mutex // held over renames between two directories
 	locks    []int      // descriptors that hold flocks on the layers' roots

@@ -234,15 +234,23 @@ func (d *Device) sleep(turn uint64) bool {
 // InvalidateInode lets the kernel write dirty pages of the node back and drop
 // those that it caches of it. It waits for these writes, which are requests. It
 // fails for a node that the kernel does not have.
-func (d *Device) InvalidateInode(node uint64) error {
-	// struct fuse_out_header, with FUSE_NOTIFY_INVAL_INODE in place of an error
-	// and no request's number, and struct fuse_notify_inval_inode_out, in which
-	// a length of 0 is the whole file.
+func (d *Device) InvalidateInode(node uint64) error { return d.invalidate(node, 0) }
+
+// InvalidateAttributes lets the kernel ask for the node's attributes when it
+// needs them next. It fails for a node that the kernel does not have.
+func (d *Device) InvalidateAttributes(node uint64) error { return d.invalidate(node, -1) }
+
+// invalidate sends a struct fuse_out_header, with FUSE_NOTIFY_INVAL_INODE in
+// place of an error and no request's number, and a struct
+// fuse_notify_inval_inode_out, in which a length of 0 is the whole file behind
+// offset, and a negative offset no data at all.
+func (d *Device) invalidate(node uint64, offset int64) error {
 	const code, size = 2, 40
 	var b [size]byte
 	binary.NativeEndian.PutUint32(b[0:], size)
 	binary.NativeEndian.PutUint32(b[4:], code)
 	binary.NativeEndian.PutUint64(b[16:], node)
+	binary.NativeEndian.PutUint64(b[24:], uint64(offset))
 	_, err := unix.Write(d.fd, b[:])
 	return err
 }

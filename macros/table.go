@@ -68,8 +68,8 @@ func lookup(name string) *macro {
 			}
 		}
 	}
-	if strings.HasPrefix(name, "--#") || strings.HasPrefix(name, "-#") {
-		return lookup("--#") // a comment without a blank
+	if isComment(name) && name != "--#" {
+		return lookup("--#") // the text follows without a blank
 	}
 	return nil
 }

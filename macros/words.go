@@ -45,7 +45,9 @@ func splitWords(words []string) ([]call, error) {
 // splitText finds the calls in the text of a plashfile, one argument a line. A
 // first line that says by what the file is to be executed does not count. A
 // line that begins with a dash is a macro, and the further words on it are
-// arguments, dashes or not. Errors begin with name.
+// arguments, dashes or not. A comment with its text on the same line is as good
+// as not there: what follows still belongs to the macro before it. Errors begin
+// with name.
 func splitText(name, text string) ([]call, error) {
 	if err := checkText(text); err != nil {
 		return nil, errs.Path(name, err)
@@ -60,6 +62,10 @@ func splitText(name, text string) ([]call, error) {
 		case number == 1 && strings.HasPrefix(line, "#!"):
 		case !literal && strings.HasPrefix(line, "-"):
 			words := strings.FieldsFunc(line, isBlank)
+			bare := len(words) == 1 && strings.TrimLeft(words[0], "-") == "#"
+			if isComment(words[0]) && !bare {
+				continue
+			}
 			calls = append(calls, call{words[0], words[1:], number})
 			blank = nil
 		case !literal && strings.TrimLeft(line, " \t") == "":
@@ -101,6 +107,11 @@ func literal(word string) (text string, is bool) {
 		return text, true
 	}
 	return word, false
+}
+
+// isComment tells whether a macro's name begins a comment.
+func isComment(name string) bool {
+	return strings.HasPrefix(name, "--#") || strings.HasPrefix(name, "-#")
 }
 
 func isBlank(r rune) bool { return r == ' ' || r == '\t' }

@@ -26,7 +26,7 @@ func TestPlashfile(t *testing.T) {
 		{"blank lines of a script", "--write-script /f\na\n\nb\n", "printf '%s\\n' 'a' '' 'b' > '/f'\nchmod 755 '/f'\n"},
 		{"blank lines of an entrypoint", "--entrypoint-script\n\n#!/bin/cat\n\nb\n\n", "printf '%s\\n' '#!/bin/cat' '' 'b' > '/entrypoint'\nchmod 755 '/entrypoint'\n"},
 		{"literals at the end", "--write-file /f\na\n--\\\n\n--\\\n\n", "printf '%s\\n' 'a' '' '' '' > '/f'\n"},
-		{"comments", "--run a\n--# it's a comment --run x\n\n-#\ny\n--run b\n", "a\nb\n"},
+		{"comments", "--#\nx\ny\n--run a\n-# it's a comment --run x\n\nb\n--#no blank x\nc\n-#\nd\n--run e\n--# \nf\n--#x\ng", "a\n\nb\nc\ne\n"},
 		{"a package manager", "--defpm opkg\nopkg {} \n\nmore {}\n--opkg a b\n", "opkg 'a' 'b' \nmore 'a' 'b'\n"},
 		{"nothing", "", ""},
 		{"nothing but a first line", "#!/usr/bin/env plash", ""},

@@ -65,6 +65,9 @@ type bCommand struct {
 
 func (c *bCommand) Run(p *plash) error {
 	words, after := cut(c.Words)
+	if len(c.Words) == 0 {
+		return fmt.Errorf("%w: %w", find("b").usage("b"), errNoMacros)
+	}
 	if len(words) == 0 || !slices.ContainsFunc(words, macros.IsMacro) {
 		return errNoMacros
 	}

@@ -114,13 +114,14 @@ func writeSync(path string, flags int, data string) error {
 
 // A crashForm is a way in which the upper layer is written.
 type crashForm struct {
-	name                string
-	noDevices, redirect bool
+	name                         string
+	noDevices, redirect, indexed bool
 }
 
 func crashStack(t *testing.T, form crashForm) *stack {
 	s := newStack(t, 2)
 	s.change = func(c *serveConfig) { c.NoDevices, c.Redirect = form.noDevices, form.redirect }
+	s.indexed = form.indexed
 	for _, dir := range []string{s.base, filepath.Dir(s.base)} { // let others in
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
@@ -153,7 +154,8 @@ func withoutTimes(lines []string) []string {
 
 // TestCrash: a server that is killed before any of its system calls leaves an
 // upper layer in which all changes are that programs have been told of, and
-// the one under way wholly or not at all; for us and for the kernel.
+// the one under way wholly or not at all; for us and for the kernel. With an
+// index, all names of a hard-linked file have a change.
 //
 // Where whiteouts are files some changes take more than one step. A rename that
 // is interrupted then may leave the file both names, or an empty directory or
@@ -163,8 +165,9 @@ func TestCrash(t *testing.T) {
 		t.Skip("acts for several users, and mounts by the kernel: real root's")
 	}
 	states := make([][]string, len(changes)+1)
+	linked := make([][]string, len(changes)+1) // with indexes
 	for k := range states {
-		states[k] = stateAfter(t, k)
+		states[k], linked[k] = stateAfter(t, k, crashForm{}), stateAfter(t, k, crashForm{indexed: true})
 		if k > 0 && slices.Equal(states[k], states[k-1]) {
 			t.Errorf("%s: nothing is seen of it", changes[k-1].name)
 		}
@@ -173,7 +176,11 @@ func TestCrash(t *testing.T) {
 	if *crashAll {
 		step = 1
 	}
-	for _, form := range []crashForm{{name: "plain"}, {name: "redirects", redirect: true}, {name: "no devices", noDevices: true}} {
+	for _, form := range []crashForm{{name: "plain"}, {name: "redirects", redirect: true}, {name: "no devices", noDevices: true}, {name: "indexes", indexed: true}} {
+		states := states
+		if form.indexed {
+			states = linked
+		}
 		finished := false
 		n := 1 - step
 		for !finished {
@@ -188,8 +195,8 @@ func TestCrash(t *testing.T) {
 }
 
 // stateAfter returns the tree after the first n changes, at the next mount.
-func stateAfter(t *testing.T, n int) []string {
-	s := crashStack(t, crashForm{})
+func stateAfter(t *testing.T, n int, form crashForm) []string {
+	s := crashStack(t, form)
 	s.mount()
 	var fs unix.Statfs_t
 	if err := unix.Statfs(s.mnt, &fs); err != nil { // or it might end before it has begun

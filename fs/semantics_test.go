@@ -783,6 +783,96 @@ func TestBetterThanTheKernel(t *testing.T) {
 	}
 }
 
+// TestHardLinksLast: where the layer has an index a lower file with several names
+// is one file in the upper, with all names that are visible, also those that
+// nobody has looked at; for the next mount and for the kernel.
+func TestHardLinksLast(t *testing.T) {
+	s := newStack(t, 2)
+	s.indexed = true
+	low := s.lowers[1]
+	fill(t, low, tree("a: text", "d/e/f/", "over/", "opaque/", "gone/", "d/b = a", "d/e/f/c = a", "hidden = a", "over/x = a", "opaque/y = a", "gone/z = a", "removed = a", "alone: 1",
+		"link2/x: 2", "fifo2/x: 3"))
+	for _, err := range []error{
+		os.Symlink("a", filepath.Join(low, "link1")), os.Link(filepath.Join(low, "link1"), filepath.Join(low, "link2/l")),
+		unix.Mkfifo(filepath.Join(low, "fifo1"), 0o600), os.Link(filepath.Join(low, "fifo1"), filepath.Join(low, "fifo2/f")),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	fill(t, s.lowers[0], tree("hidden: other", "over: file", "opaque/own: 1"))
+	s.mark(filepath.Join(s.lowers[0], "opaque"), "opaque", "y")
+	if err := unix.Mknod(filepath.Join(s.lowers[0], "gone"), unix.S_IFCHR, 0); err != nil {
+		t.Skip("whiteouts cannot be made here:", err)
+	}
+	s.mount()
+	if err := os.Remove(s.path("removed")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(s.path("d/b"), os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(" and more"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"link1", "fifo2/f"} {
+		if err := os.Lchown(s.path(name), 3, 4); err != nil {
+			t.Skip("owners cannot be given here:", err)
+		}
+	}
+	check := func(who string) {
+		t.Helper()
+		for _, names := range [][]string{{"a", "d/b", "d/e/f/c"}, {"link1", "link2/l"}, {"fifo1", "fifo2/f"}} {
+			var first unix.Stat_t
+			for i, name := range names {
+				var st unix.Stat_t
+				if err := unix.Lstat(s.path(name), &st); err != nil {
+					t.Errorf("%s: %s: %v", who, name, err)
+				}
+				if i == 0 {
+					first = st
+				}
+				if st.Ino != first.Ino || int(st.Nlink) != len(names) {
+					t.Errorf("%s: %s is %d with %d links, %s is %d", who, name, st.Ino, st.Nlink, names[0], first.Ino)
+				}
+				if st.Mode&unix.S_IFMT == unix.S_IFREG {
+					if text, err := os.ReadFile(s.path(name)); string(text) != "text and more" {
+						t.Errorf("%s: %s: %q, %v", who, name, text, err)
+					}
+				} else if st.Uid != 3 {
+					t.Errorf("%s: %s is of %d", who, name, st.Uid)
+				}
+			}
+		}
+		for name, want := range map[string]string{"hidden": "other", "over": "file", "opaque/own": "1"} {
+			if text, err := os.ReadFile(s.path(name)); string(text) != want {
+				t.Errorf("%s: %s: %q, %v", who, name, text, err)
+			}
+		}
+		for _, name := range []string{"gone", "removed", "opaque/y"} {
+			if _, err := os.Lstat(s.path(name)); !os.IsNotExist(err) {
+				t.Errorf("%s: %s: %v", who, name, err)
+			}
+		}
+	}
+	s.unmount() // before anybody has looked at the others
+	s.mount()
+	check("we")
+	s.unmount()
+	s.indexed = false
+	s.mount()
+	check("we without the index")
+	s.unmount()
+	if os.Geteuid() == 0 && !usertest.Active() {
+		s.kernelMount(s.upper, filepath.Join(s.base, "work"), s.mnt)
+		check("the kernel")
+	}
+}
+
 // comparePlain does ops on a mount and on a plain copy of what it shows.
 func comparePlain(t *testing.T, ops func(r *run)) {
 	s := newStack(t, len(base))

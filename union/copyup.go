@@ -266,8 +266,10 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 	if err != nil {
 		u.origins.drop(now.Ino)
 		u.unlinkWork(tmp)
+		return err
 	}
-	return err
+	u.linkNames(n)
+	return nil
 }
 
 // namesBelow returns how many names of the lower object n are left. The caller
@@ -533,46 +535,6 @@ func (r ref) getxattr(name string, buf []byte) (int, error) {
 		return unix.Getxattr(r.path(), name, buf)
 	}
 	return unix.Lgetxattr(r.path(), name, buf)
-}
-
-// linkUpper gives n, which was copied up under another of its lower names, the
-// name that it was found by in the upper, too: hard links stay one file.
-func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
-	if err := u.copyUp(dir, -1); err != nil {
-		return err
-	}
-	up := dir.dir.upper.Load()
-	n.loc.Lock()
-	defer n.loc.Unlock()
-	r, err := u.refLocked(n)
-	if err != nil {
-		return err
-	}
-	defer r.done()
-	err = u.keepTimes(up, func(fd int) error { return r.link(fd, name) })
-	if err == unix.EEXIST {
-		return nil // another lookup was faster
-	}
-	if err != nil {
-		return err
-	}
-	u.moved(up, n.key.ino)
-	n.links--
-	if n.parked != "" {
-		u.unlinkWork(n.parked)
-		n.parked = ""
-		n.links++
-	}
-	u.putAt(n, dir, name)
-	return nil
-}
-
-// link makes name in the directory dir a hard link of the object.
-func (r ref) link(dir int, name string) error {
-	if r.name == "" {
-		return unix.Linkat(unix.AT_FDCWD, fdPath(r.fd), dir, name, unix.AT_SYMLINK_FOLLOW)
-	}
-	return unix.Linkat(r.fd, r.name, dir, name, 0)
 }
 
 // copyUpTree makes directory n, with all that is visible in it, lie in the

@@ -123,9 +123,10 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 		return nil
 	}
 	if !primary {
+		lower := h.in.layer != u.upper && !u.hasName(n, dir, name)
 		err := take()
-		if err == nil && h.in.layer != u.upper {
-			n.links-- // a lower name that has not got into the upper
+		if err == nil && lower {
+			n.links--
 		}
 		return err
 	}

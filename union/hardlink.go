@@ -1,0 +1,111 @@
+package union
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A lower file with several names stays one file when it is copied up under one
+// of them: the node is found by the lower object's key as well, and gets each
+// other name in the upper when that is looked up. If the layer has an index,
+// which tells the other names, they are all linked at once. Then it is one file
+// for good, in a later mount and for the kernel too.
+
+// linkNames gives n, which was just copied up, all names that it has in the
+// merged tree. Its copyMu is held. What cannot be linked stays to be linked at
+// its lookup.
+func (u *Union) linkNames(n *Node) {
+	n.loc.RLock()
+	low, l := n.low, n.ldir.layer
+	n.loc.RUnlock()
+	x := l.index.Load()
+	if low == (key{}) || x == nil {
+		return
+	}
+	paths, err := x.Links(low.ino)
+	if err != nil {
+		u.distrust(l)
+	}
+	for _, path := range paths {
+		c, err := u.lookupPath(path) // which links it, see named
+		switch err {
+		case nil:
+			u.Forget(c, 1)
+		case unix.ENOENT, unix.ENOTDIR: // hidden
+		default:
+			return
+		}
+	}
+	if len(paths) == 0 {
+		return
+	}
+	n.loc.Lock()
+	n.links = 0
+	if n.parked != "" {
+		n.links--
+	}
+	n.loc.Unlock()
+	u.Forget(n, 1) // that of rekey: no name leads to the lower object any more
+}
+
+// lookupPath is Lookup of a path from the root.
+func (u *Union) lookupPath(path string) (*Node, error) {
+	n := u.root
+	for name := range strings.SplitSeq(path, "/") {
+		c, err := u.Lookup(n, name)
+		u.Forget(n, 1)
+		if err != nil {
+			return nil, err
+		}
+		n = c
+	}
+	return n, nil
+}
+
+// linkUpper gives n, which was copied up under another of its lower names, the
+// name that it was found by in the upper, too.
+func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
+	if err := u.copyUp(dir, -1); err != nil {
+		return err
+	}
+	up := dir.dir.upper.Load()
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	r, err := u.refLocked(n)
+	if err != nil {
+		return err
+	}
+	defer r.done()
+	err = u.keepTimes(up, func(fd int) error { return r.link(fd, name) })
+	if err == unix.EEXIST {
+		return nil // another lookup was faster, or it has just been removed
+	}
+	if err != nil {
+		return err
+	}
+	u.moved(up, n.key.ino)
+	n.links--
+	if n.parked != "" {
+		u.unlinkWork(n.parked)
+		n.parked = ""
+		n.links++
+	}
+	u.putAt(n, dir, name)
+	return nil
+}
+
+// hasName reports whether name in dir is n, an object of the upper, there.
+func (u *Union) hasName(n *Node, dir *Node, name string) bool {
+	var st unix.Stat_t
+	up := dir.dir.upper.Load()
+	return up != nil && up.lstat(u, name, &st) == nil && u.keyOf(u.upper, &st) == n.key
+}
+
+// link makes name in the directory dir a hard link of the object.
+func (r ref) link(dir int, name string) error {
+	if r.name == "" {
+		return unix.Linkat(unix.AT_FDCWD, fdPath(r.fd), dir, name, unix.AT_SYMLINK_FOLLOW)
+	}
+	return unix.Linkat(r.fd, r.name, dir, name, 0)
+}

@@ -19,11 +19,15 @@ const openRequests = 1000
 // what it then drops.
 const copyAtOpen = 1 << 20
 
+// answersOpen reports whether one more file is opened by request.
+func (f *fileSystem) answersOpen() bool {
+	return f.opens.Load() > 0 && f.opens.Add(-1) > 0
+}
+
 // Open is answered once for all, see the package comment, or after a while.
-// Until then, and for files that were created, the kernel also sends RELEASE,
-// which means nothing.
+// Until then the kernel also sends RELEASE, which means nothing.
 func (f *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if f.opens.Load() <= 0 || f.opens.Add(-1) <= 0 {
+	if !f.answersOpen() {
 		return fuse.ENOSYS
 	}
 	if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {

@@ -2,9 +2,9 @@
 // does) and merges nothing (package union does), but decides what the kernel
 // may cache and for how long, and translates attributes and ids.
 //
-// OPEN, OPENDIR, FLUSH and ACCESS are answered with ENOSYS, once: from then on
-// the kernel sends none of them, nor RELEASE, and keeps page and directory
-// caches over them. All state therefore hangs on the node. The kernel's
+// OPEN, CREATE, OPENDIR, FLUSH and ACCESS are answered with ENOSYS, once: from
+// then on the kernel sends none of them, nor RELEASE, and keeps page and
+// directory caches over them. All state therefore hangs on the node. The kernel's
 // writeback cache is on: size and times of an open file are the kernel's.
 package fs
 

@@ -29,6 +29,7 @@ const (
 	opGetattr       = 3
 	opSetattr       = 4
 	opReadlink      = 5
+	opMknod         = 8
 	opMkdir         = 9
 	opUnlink        = 10
 	opRmdir         = 11
@@ -142,6 +143,8 @@ func (r *request) answer() (status fuse.Status, known bool) {
 		var target []byte
 		target, status = f.Readlink(nil, h)
 		r.size = copy(r.out, target)
+	case opMknod:
+		status = f.Mknod(nil, args[fuse.MknodIn](r), r.name(), result[fuse.EntryOut](r))
 	case opMkdir:
 		status = f.Mkdir(nil, args[fuse.MkdirIn](r), r.name(), result[fuse.EntryOut](r))
 	case opUnlink:

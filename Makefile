@@ -57,10 +57,12 @@ check:
 	GOARCH=arm64 go build -o /dev/null ./cmd/plash
 
 BENCH_USER = plashtest
+FUSE_OVERLAYFS2 =
 bench: all
 	go build -o dist/bench ./bench
-	dist/bench -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" dist/plash
-	dist/bench -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" -user $(BENCH_USER) dist/plash
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	dist/bench -dir "$$dir" -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" -json dist/bench-root.json dist/plash && \
+	dist/bench -dir "$$dir" -fuse-overlayfs2 "$(FUSE_OVERLAYFS2)" -json dist/bench-user.json -user $(BENCH_USER) dist/plash
 
 clean:
 	rm -rf dist

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -156,25 +157,32 @@ func (m mounted) end() error {
 
 // run runs a program in dir; its output is of interest only if it fails.
 func run(dir string, argv ...string) error {
+	_, err := runTimed(dir, argv...)
+	return err
+}
+
+// runTimed also returns the CPU time that it took.
+func runTimed(dir string, argv ...string) (time.Duration, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = dir
 	// A file: a pipe that a server in the background keeps is waited for.
 	f, err := os.CreateTemp("", "bench-output-")
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer f.Close()
 	os.Remove(f.Name())
 	cmd.Stderr = f
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = time.Second
-	done := time.AfterFunc(3*time.Minute, func() { cmd.Process.Kill() })
+	done := time.AfterFunc(5*time.Minute, func() { unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 	defer done.Stop()
 	if err := cmd.Run(); err != nil {
 		text := make([]byte, 400)
 		n, _ := f.ReadAt(text, 0)
-		return fmt.Errorf("%s: %w %s", filepath.Base(argv[0]), err, blanks.ReplaceAllString(string(text[:n]), " "))
+		return 0, fmt.Errorf("%s: %w %s", filepath.Base(argv[0]), err, blanks.ReplaceAllString(string(text[:n]), " "))
 	}
-	return nil
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), nil
 }
 
 var blanks = regexp.MustCompile(`\s+`)

@@ -20,6 +20,7 @@ type sample struct {
 	Round          int // 0 is not timed: there the requests are counted
 	Seconds        float64
 	CPU            float64        // seconds, of the server
+	Own            float64        // of the programs themselves
 	Resident       int64          // bytes, of the server afterwards
 	Grown          int64          // by which Resident grew
 	Requests       map[string]int // by opcode
@@ -146,7 +147,7 @@ func (a *agent) measure() error {
 		first, rounds := 0, a.Rounds
 		if a.Trace {
 			rounds = 0
-		} else if a.Quick {
+		} else if a.Quick || g.rounds == 1 {
 			first = 1
 		}
 		if g.rounds > 0 {
@@ -232,8 +233,8 @@ func (a *agent) row(r row, m mounted, s *sample) error {
 	}
 	before, drops := usage(), cacheDrops()
 	begin := time.Now()
-	err := run(m.target, r.argv...)
-	s.Seconds = time.Since(begin).Seconds()
+	own, err := runTimed(m.target, r.argv...)
+	s.Seconds, s.Own = time.Since(begin).Seconds(), own.Seconds()
 	after := usage()
 	if cacheDrops() != drops {
 		fmt.Fprintf(os.Stderr, "%s, %s: something else dropped the caches meanwhile\n", r.name, s.Contender)

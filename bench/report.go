@@ -21,7 +21,7 @@ func (res *results) print(w io.Writer, markdown bool) {
 		versions = append(versions, name+" "+res.Versions[name])
 	}
 	fmt.Fprintf(w, "As %s, %s, on %s: %s\n\n", who, res.Date, res.Machine, strings.Join(versions, ", "))
-	head := []string{"row", "kernel ms", "f-o 1", "f-o 2", "unionfs", "plash", "ms", "union", "at most", "", "server CPU ms", "requests per item", "f-o 1", "f-o 2"}
+	head := []string{"row", "kernel ms", "f-o 1", "f-o 2", "unionfs", "union", "plash", "plash ms", "at most", ""}
 	var lines [][]string
 	misses := 0
 	for _, m := range res.Rows {
@@ -35,10 +35,41 @@ func (res *results) print(w io.Writer, markdown bool) {
 			name += " (" + m.Base + ")"
 		}
 		lines = append(lines, []string{name, ms(base.Seconds), m.get(fuse1).ratio(), m.get(fuse2).ratio(), m.get(unionfs).ratio(),
-			own.ratio(), ms(own.Seconds), m.get(union).ratio(), m.limit(), mark, ms(own.CPU), m.perItem(ours), m.perItem(fuse1), m.perItem(fuse2)})
+			m.get(union).ratio(), own.ratio(), ms(own.Seconds), m.limit(), mark})
 	}
 	writeTable(w, head, lines, markdown)
 	fmt.Fprintf(w, "\n%d of %d rows miss something.\n\n", misses, len(res.Rows))
+	res.printCosts(w, markdown)
+}
+
+// printCosts prints what else the rows took: CPU time of programs and server together, as
+// ratios to that of the programs alone in the kernel's; memory; requests.
+func (res *results) printCosts(w io.Writer, markdown bool) {
+	head := []string{"row", "CPU: f-o 1", "f-o 2", "plash", "server ms", "MB", "requests: f-o 1", "f-o 2", "union", "plash"}
+	var lines [][]string
+	for _, m := range res.Rows {
+		if m.Base != kernel {
+			continue
+		}
+		line := []string{m.Name}
+		for _, name := range []string{fuse1, fuse2, ours} {
+			cell := ""
+			if base := m.get(kernel); base.Total > 0 && m.get(name).Total > 0 {
+				cell = fmt.Sprintf("%.2f", m.get(name).Total/base.Total)
+			}
+			line = append(line, cell)
+		}
+		own := m.get(ours)
+		line = append(line, ms(own.CPU), fmt.Sprintf("%.1f", float64(own.Resident)/1e6))
+		for _, name := range []string{fuse1, fuse2, union, ours} {
+			line = append(line, m.perItem(name))
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) > 0 {
+		writeTable(w, head, lines, markdown)
+		fmt.Fprintln(w)
+	}
 }
 
 // printRequests prints the requests of each row by opcode.
@@ -123,7 +154,7 @@ func writeTable(w io.Writer, head []string, lines [][]string, markdown bool) {
 		cells := make([]string, len(line))
 		for i, cell := range line {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
-			if i == 0 || i == 9 {
+			if i == 0 || head[i] == "" {
 				cells[i] = cell + pad
 			} else {
 				cells[i] = pad + cell

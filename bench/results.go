@@ -35,13 +35,14 @@ type result struct {
 	Seconds  float64        `json:"seconds"` // median
 	Ratio    float64        `json:"ratio"`   // to the base's
 	CPU      float64        `json:"server_cpu_seconds"`
+	Total    float64        `json:"cpu_seconds"`           // of the programs and the server
 	Resident int64          `json:"server_resident_bytes"` // afterwards, the most
 	Grown    int64          `json:"server_grown_bytes"`    // by the row, the most
 	Requests map[string]int `json:"requests,omitempty"`
 	Samples  []float64      `json:"samples"` // seconds of each round
 	Error    string         `json:"error,omitempty"`
 
-	cpus []float64
+	cpus, totals []float64
 }
 
 func newResults(c config) results {
@@ -92,7 +93,7 @@ func (res *results) add(s sample) {
 		r.Requests = s.Requests
 	case s.Round > 0:
 		r.Samples = append(r.Samples, s.Seconds)
-		r.cpus = append(r.cpus, s.CPU)
+		r.cpus, r.totals = append(r.cpus, s.CPU), append(r.totals, s.CPU+s.Own)
 		r.Resident = max(r.Resident, s.Resident)
 		r.Grown = max(r.Grown, s.Grown)
 	}
@@ -104,7 +105,7 @@ func (res *results) summarize() {
 	res.Rows = slices.DeleteFunc(res.Rows, func(m *measured) bool { return len(m.Results) == 0 })
 	for _, m := range res.Rows {
 		for _, r := range m.Results {
-			r.Seconds, r.CPU = median(r.Samples), median(r.cpus)
+			r.Seconds, r.CPU, r.Total = median(r.Samples), median(r.cpus), median(r.totals)
 		}
 		base := m.Results[m.Base]
 		for _, r := range m.Results {

@@ -1,6 +1,7 @@
 package union
 
 import (
+	"bytes"
 	"encoding/binary"
 	"strings"
 	"sync"
@@ -10,52 +11,13 @@ import (
 	"plash/internal/layerindex"
 )
 
-// A Dirent is one name of a merged directory.
-type Dirent struct {
-	Name string
-	Ino  uint64 // as Getattr shows it
-	Type uint32 // S_IFMT bits
-}
-
-// A listing gives each name of a directory a cookie that it keeps while the
-// node lives: its position, two being left for "." and "..". A removed name
-// leaves a gap, a new one goes to the end; so a scan that removes or creates
-// names on its way meets every other name exactly once.
-type listing struct {
-	ents  []Dirent       // Name is empty in a gap
-	index map[string]int // made at the first change
-}
-
-const firstCookie = 2
-
-func (l *listing) position(name string) (int, bool) {
-	if l.index == nil {
-		l.index = make(map[string]int, len(l.ents))
-		for i, e := range l.ents {
-			if e.Name != "" {
-				l.index[e.Name] = i
-			}
-		}
-	}
-	i, ok := l.index[name]
-	return i, ok
-}
-
 // listed tells a listing that has been built that name now stands for n.
 func (d *dirState) listed(name string, n *Node) {
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
-	l := d.list.Load()
-	if l == nil {
-		return
+	if l := d.list.Load(); l != nil {
+		l.set(Dirent{name, n.ino, n.typ})
 	}
-	e := Dirent{name, n.ino, n.typ}
-	if i, ok := l.position(name); ok {
-		l.ents[i] = e
-		return
-	}
-	l.index[name] = len(l.ents)
-	l.ents = append(l.ents, e)
 }
 
 // unlisted tells a listing that has been built that name is gone.
@@ -67,8 +29,7 @@ func (d *dirState) unlisted(name string) {
 		return
 	}
 	if i, ok := l.position(name); ok {
-		l.ents[i] = Dirent{}
-		delete(l.index, name)
+		l.remove(i)
 	}
 }
 
@@ -91,8 +52,8 @@ func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64
 	if from <= 1 && !add(Dirent{"..", n.parentIno(), unix.S_IFDIR}, 2) {
 		return nil
 	}
-	for i := max(from, firstCookie) - firstCookie; i < uint64(len(l.ents)); i++ {
-		if l.ents[i].Name != "" && !add(l.ents[i], i+firstCookie+1) {
+	for i := max(from, firstCookie) - firstCookie; i < uint64(l.size); i++ {
+		if e := l.at(int(i)); e.Name != "" && !add(*e, i+firstCookie+1) {
 			return nil
 		}
 	}
@@ -104,19 +65,11 @@ func (u *Union) ReadDir(n *Node) ([]Dirent, error) {
 	if n.dir == nil {
 		return nil, unix.ENOTDIR
 	}
-	n.dir.listMu.Lock()
-	defer n.dir.listMu.Unlock()
-	l, err := u.listingOf(n, true)
+	l, err := u.merge(n.dir, false)
 	if err != nil {
 		return nil, err
 	}
-	ents := make([]Dirent, 0, len(l.ents))
-	for _, e := range l.ents {
-		if e.Name != "" {
-			ents = append(ents, e)
-		}
-	}
-	return ents, nil
+	return l.all(), nil
 }
 
 func (n *Node) parentIno() uint64 {
@@ -135,77 +88,62 @@ func (u *Union) listingOf(n *Node, start bool) (*listing, error) {
 	if l != nil && !(start && n.Live()) {
 		return l, nil
 	}
-	ents, err := u.merge(n.dir)
+	now, err := u.merge(n.dir, false)
 	if err != nil {
 		return nil, err
 	}
 	if l == nil {
-		l = &listing{ents: ents}
-		n.dir.list.Store(l)
-		return l, nil
+		n.dir.list.Store(now)
+		return now, nil
 	}
-	l.update(ents)
+	l.update(now)
 	return l, nil
 }
 
-// update makes ents the names of l, keeping the cookies of those that stay.
-func (l *listing) update(ents []Dirent) {
-	now := make(map[string]bool, len(ents))
-	for _, e := range ents {
-		now[e.Name] = true
-		if i, ok := l.position(e.Name); ok {
-			l.ents[i] = e
-			continue
-		}
-		l.index[e.Name] = len(l.ents)
-		l.ents = append(l.ents, e)
-	}
-	for name, i := range l.index {
-		if !now[name] {
-			l.ents[i] = Dirent{}
-			delete(l.index, name)
-		}
-	}
-}
-
 // merge lists the names of all layers of d: the topmost of a name counts, and
-// a whiteout hides those below it.
-func (u *Union) merge(d *dirState) ([]Dirent, error) {
+// a whiteout hides those below it. If any is set, one name is enough.
+func (u *Union) merge(d *dirState, any bool) (*listing, error) {
 	stack := d.stack()
-	m := merger{u: u, d: d, single: len(stack) == 1}
-	if !m.single {
-		m.seen = map[string]int{}
-	}
+	m := merger{u: u, d: d, l: &listing{}, single: len(stack) == 1, any: any}
 	for _, ld := range stack {
 		err := m.add(ld)
 		if err == layerindex.ErrDamaged {
 			u.distrust(ld.layer)
-			return u.merge(d) // without it
+			return u.merge(d, any) // without it
 		}
 		if err != nil {
 			return nil, err
 		}
 		if ld.layer == u.upper {
-			m.fromUpper = len(m.ents)
+			m.fromUpper = m.l.size
+		}
+		if m.enough() {
+			break
 		}
 	}
-	return m.ents, nil
+	for _, at := range m.hidden {
+		m.l.remove(at)
+	}
+	return m.l, nil
 }
 
+// A merger makes a listing. Meanwhile names that are hidden are in it, too, as
+// entries without a type.
 type merger struct {
 	u      *Union
 	d      *dirState
-	single bool
-	ents   []Dirent
-	seen   map[string]int // position in ents; hidden for whiteouts, merged for directories settled
-	// fromUpper are so many of ents.
+	l      *listing
+	single bool // there is one layer only
+	any    bool
+	hidden []int
+	// fromUpper are so many of the entries; those in settled have got the number
+	// that Lookup shows.
 	fromUpper int
+	settled   map[int]bool
 }
 
-const (
-	hidden = -1
-	merged = -2
-)
+// enough reports whether there is a name and no more are wanted.
+func (m *merger) enough() bool { return m.any && m.l.count > len(m.hidden) }
 
 func (m *merger) add(ld *layerDir) error {
 	if ld.synthetic() {
@@ -233,16 +171,22 @@ func (m *merger) add(ld *layerDir) error {
 			return true
 		}
 		m.name(ld, dev, &e)
-		return true
+		return !m.enough()
 	})
 	for _, name := range hide {
-		if !m.single {
-			if _, ok := m.seen[name]; !ok {
-				m.seen[name] = hidden
-			}
+		if _, ok := m.position(name); !ok {
+			m.enter(name, 0, 0, false)
 		}
 	}
 	return err
+}
+
+// position returns where an entry of this name is, if there can be one.
+func (m *merger) position(name string) (int, bool) {
+	if m.single {
+		return 0, false
+	}
+	return m.l.position(name)
 }
 
 // openList returns a descriptor for listing d, which the caller closes. A
@@ -266,11 +210,9 @@ func (d *layerDir) openList(u *Union) (int, error) {
 
 // name enters one name of layer directory ld, which lies on file system dev.
 func (m *merger) name(ld *layerDir, dev uint32, e *rawDirent) {
-	if !m.single {
-		if at, ok := m.seen[e.name]; ok {
-			m.again(at, e.typ)
-			return
-		}
+	if at, ok := m.position(e.name); ok {
+		m.again(at, e.typ)
+		return
 	}
 	ino, shown := m.resolve(ld, dev, e)
 	m.enter(e.name, ino, e.typ, shown)
@@ -278,34 +220,29 @@ func (m *merger) name(ld *layerDir, dev uint32, e *rawDirent) {
 
 // indexed is name for one of the layer's index.
 func (m *merger) indexed(ld *layerDir, name []byte, e layerindex.Entry) {
-	if !m.single {
-		if at, ok := m.seen[string(name)]; ok {
-			m.again(at, entryType(e))
-			return
-		}
+	kept := m.l.names.keep(name)
+	if at, ok := m.position(kept); ok {
+		m.again(at, entryType(e))
+		return
 	}
-	m.enter(string(name), inode(ld.layer.dev, e.Ino), entryType(e), e.Type != layerindex.TypeWhiteout)
+	m.enter(kept, inode(ld.layer.dev, e.Ino), entryType(e), e.Type != layerindex.TypeWhiteout)
 }
 
 // enter enters a name that no layer above has.
 func (m *merger) enter(name string, ino uint64, typ uint32, shown bool) {
-	if !shown {
-		if !m.single {
-			m.seen[name] = hidden
-		}
-		return
+	if shown {
+		m.l.add(Dirent{name, ino, typ})
+	} else if !m.single {
+		m.hidden = append(m.hidden, m.l.size)
+		m.l.add(Dirent{Name: name})
 	}
-	if !m.single {
-		m.seen[name] = len(m.ents)
-	}
-	m.ents = append(m.ents, Dirent{name, ino, typ})
 }
 
 // again is told that a layer has an object of this type under a name that is
 // at this position already. A lower directory keeps its number when it is
 // copied up, so the upper's may not be the one to show.
 func (m *merger) again(at int, typ uint32) {
-	if at >= 0 && at < m.fromUpper && typ == unix.S_IFDIR && m.ents[at].Type == unix.S_IFDIR {
+	if at < m.fromUpper && typ == unix.S_IFDIR && m.l.at(at).Type == unix.S_IFDIR && !m.settled[at] {
 		m.settle(at)
 	}
 }
@@ -313,8 +250,11 @@ func (m *merger) again(at int, typ uint32) {
 // settle gives a directory that lies in the upper and in other layers the
 // number that Lookup shows for it.
 func (m *merger) settle(at int) {
-	e := &m.ents[at]
-	m.seen[e.Name] = merged
+	if m.settled == nil {
+		m.settled = map[int]bool{}
+	}
+	m.settled[at] = true
+	e := m.l.at(at)
 	if h, err := m.u.find(m.d, e.Name); err == nil && h.dirs != nil {
 		e.Ino = m.u.dirIno(h.dirs, &h.st)
 	}
@@ -350,7 +290,9 @@ type rawDirent struct {
 	typ  uint32 // S_IFMT bits, 0 if the file system does not say
 }
 
-var direntBufs = sync.Pool{New: func() any { b := make([]byte, 64<<10); return &b }}
+type direntBuf struct{ raw, names []byte }
+
+var direntBufs = sync.Pool{New: func() any { return &direntBuf{make([]byte, 64<<10), make([]byte, 64<<10)} }}
 
 // readDirFD calls f for each name but "." and ".." of an open directory, from
 // its start, until f returns false. Format: getdents64(2).
@@ -361,10 +303,10 @@ func readDirFD(fd int, f func(rawDirent) bool) error {
 		}
 		return err
 	}
-	bp := direntBufs.Get().(*[]byte)
-	defer direntBufs.Put(bp)
+	b := direntBufs.Get().(*direntBuf)
+	defer direntBufs.Put(b)
 	for {
-		n, err := unix.Getdents(fd, *bp)
+		n, err := unix.Getdents(fd, b.raw)
 		if err == unix.EINTR {
 			continue
 		}
@@ -374,15 +316,28 @@ func readDirFD(fd int, f func(rawDirent) bool) error {
 		if n <= 0 || err != nil {
 			return err
 		}
-		for b := (*bp)[:n]; len(b) > 0; {
-			length := binary.NativeEndian.Uint16(b[16:])
-			name := string(b[19:length])
-			name, _, _ = strings.Cut(name, "\x00")
-			e := rawDirent{name, binary.NativeEndian.Uint64(b), uint32(b[18]) << 12}
-			b = b[length:]
+		// One string for all names takes less than one for each.
+		names := namesOf(b.raw[:n], b.names)
+		for raw := b.raw[:n]; len(raw) > 0; raw = raw[binary.NativeEndian.Uint16(raw[16:]):] {
+			var name string
+			name, names, _ = strings.Cut(names, "\x00")
+			e := rawDirent{name, binary.NativeEndian.Uint64(raw), uint32(raw[18]) << 12}
 			if name != "." && name != ".." && !f(e) {
 				return nil
 			}
 		}
 	}
+}
+
+// namesOf returns the names in what getdents64(2) returned, each with a NUL
+// behind it. It needs a buffer of the same size.
+func namesOf(raw, buf []byte) string {
+	buf = buf[:0]
+	for len(raw) > 0 {
+		length := binary.NativeEndian.Uint16(raw[16:])
+		name := raw[19:length]
+		buf = append(buf, name[:bytes.IndexByte(name, 0)+1]...)
+		raw = raw[length:]
+	}
+	return string(buf)
 }

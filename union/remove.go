@@ -73,12 +73,12 @@ func (u *Union) checkRemovable(h *hit, rmdir bool) error {
 }
 
 func (u *Union) checkEmpty(h *hit) error {
-	ents, err := u.merge(newDirState(h.dirs))
+	l, err := u.merge(newDirState(h.dirs), true)
 	if err == unix.EACCES {
 		// Not ours to read: take it for full, as the host would refuse it.
 		return unix.ENOTEMPTY
 	}
-	if err == nil && len(ents) > 0 {
+	if err == nil && l.count > 0 {
 		err = unix.ENOTEMPTY
 	}
 	return err

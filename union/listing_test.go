@@ -1,0 +1,82 @@
+package union
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+)
+
+// TestListingMemory: a listing is held once, also while it is made: all that is
+// allocated for it is little more than its entries.
+func TestListingMemory(t *testing.T) {
+	const names = 60000 // ext4 lets a file have 65,000
+	var layers []Layer
+	for i := range 2 {
+		dir := t.TempDir()
+		write(t, dir, "d/file")
+		for k := range names / 2 {
+			if err := os.Link(filepath.Join(dir, "d/file"), filepath.Join(dir, fmt.Sprintf("d/name%d-%06d", i, k))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		layers = append(layers, Layer{Path: dir})
+	}
+	for n := 1; n <= 2; n++ {
+		u, _ := open(t, layers[:n]...)
+		d := walk(t, u, "d")
+		if err := u.ReadDirAt(u.Root(), 0, func(Dirent, uint64) bool { return true }); err != nil { // has buffers made
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		count := 0
+		if err := u.ReadDirAt(d, 0, func(Dirent, uint64) bool { count++; return true }); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		if per := (after.TotalAlloc - before.TotalAlloc) / uint64(count); count < n*names/2 || per > 80 {
+			t.Errorf("%d layers: %d names, %d bytes each", n, count, per)
+		}
+	}
+}
+
+// TestListingChanges: names that come and go keep the others' positions, and a
+// name is where it was put last.
+func TestListingChanges(t *testing.T) {
+	var l listing
+	const n = 3 * segmentSize
+	name := func(i int) string { return fmt.Sprint("name", i) }
+	for i := range n {
+		l.add(Dirent{Name: name(i), Ino: uint64(i)})
+	}
+	for i := 0; i < n; i += 2 {
+		at, ok := l.position(name(i))
+		if !ok || at != i {
+			t.Fatalf("%s is at %d, %v", name(i), at, ok)
+		}
+		l.remove(at)
+	}
+	for i := 0; i < n; i += 4 {
+		l.set(Dirent{Name: name(i), Ino: uint64(n + i)})
+	}
+	for i := range n {
+		at, ok := l.position(name(i))
+		switch {
+		case i%2 == 1 && (!ok || at != i), i%4 == 2 && ok, i%4 == 0 && (!ok || at < n || l.at(at).Ino != uint64(n+i)):
+			t.Fatalf("%s is at %d, %v", name(i), at, ok)
+		}
+	}
+	if want := n/2 + n/4; l.count != want || len(l.all()) != want {
+		t.Errorf("%d and %d names, not %d", l.count, len(l.all()), want)
+	}
+	var now listing
+	for _, e := range []Dirent{{Name: "new"}, {Name: name(5), Ino: 7}} {
+		now.add(e)
+	}
+	l.update(&now)
+	if at, ok := l.position(name(5)); !ok || at != 5 || l.at(5).Ino != 7 || l.count != 2 {
+		t.Errorf("after an update: %d, %v, %d names", at, ok, l.count)
+	}
+}

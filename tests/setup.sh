@@ -43,6 +43,7 @@ bash bash
 zsh zsh
 fish fish
 man man-db
+Xvfb xvfb
 END
 # Not by their programs: a busybox with libraries does not run in an empty
 # root, and debootstrap checks signatures only if it has the keys.

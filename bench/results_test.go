@@ -57,7 +57,7 @@ func TestMisses(t *testing.T) {
 	addAll(&res, "500 layers: lookups, cold", ours, 1.2)
 	addAll(&res, "1 layer: lookups, warm", ours, 1)
 	addAll(&res, "500 layers: lookups, warm", ours, 1)
-	const million = "list 1,000,000 with attributes"
+	const million = "stat of 1,000,000 files"
 	res.add(sample{Row: million, Contender: ours, Round: 1, Seconds: 1, Grown: 151_000_000})
 	res.summarize()
 	for row, want := range map[string]string{

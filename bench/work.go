@@ -36,6 +36,7 @@ var works = map[string]func(args []string) error{
 	"unlink":     unlink,
 	"mkdir":      mkdir,
 	"list":       list,
+	"stat-all":   statAll,
 	"look":       func(args []string) error { return repeat(args[0], look) },
 	"client":     client,
 }
@@ -275,6 +276,16 @@ func list(args []string) error {
 			}
 		}
 	})
+}
+
+// statAll DIR COUNT: what makeWide made there
+func statAll(args []string) error {
+	for n := range number(args[1]) {
+		if err := stat(fmt.Sprintf("%s/file%d", args[0], n)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // look asks for each of the files that makeMany makes, and for as many missing.

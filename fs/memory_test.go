@@ -69,6 +69,71 @@ func TestMemoryGivenBack(t *testing.T) {
 	t.Errorf("%d kB and %d descriptors, of %d kB at the start and %d kB with %d files", end, fds, start, peak, dirs*files)
 }
 
+// TestFewDescriptors: the server is content with 1,024 descriptors, whatever is
+// open and without a name.
+func TestFewDescriptors(t *testing.T) {
+	s := newStack(t, 1)
+	const files = 2100
+	for i := range files / 3 {
+		fill(t, s.lowers[0], tree(fmt.Sprint("low", i)))
+	}
+	s.change = func(c *serveConfig) { c.Volatile = true } // copies take no time
+	s.mount()
+	limit := unix.Rlimit{Cur: 1024, Max: 1024}
+	if err := unix.Prlimit(s.server.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	var open []*os.File
+	for i := range files {
+		name := []string{"low", "made", "changed"}[i%3] + fmt.Sprint(i/3)
+		if i%3 == 2 {
+			name = fmt.Sprint("dir", i, "/", name)
+			mkdirs(t, s.path(filepath.Dir(name)))
+		}
+		f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if i%2 == 0 {
+			if _, err := f.WriteAt([]byte(name), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Unlink(s.path(name)); err != nil {
+			t.Fatalf("unlink of the %d-th: %v", i, err)
+		}
+		open = append(open, f)
+	}
+	for i, f := range open {
+		if _, err := f.WriteAt([]byte("later"), 100); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 200)
+		if n, _ := f.ReadAt(buf, 0); n != 105 || string(buf[100:n]) != "later" {
+			t.Fatalf("the %d-th has %q", i, buf[:n])
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Nlink != 0 {
+			t.Fatalf("the %d-th has %d links, %v", i, st.Nlink, err)
+		}
+	}
+	for _, f := range open {
+		f.Close()
+	}
+	s.forget()
+	work := filepath.Join(s.base, "work/work")
+	for end := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		left, _ := os.ReadDir(work)
+		if len(left) <= 1 { // whiteouts may be links of one
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d objects are left in the work directory", len(left))
+		}
+	}
+}
+
 // footprint returns a process's own memory in kB, and its descriptors.
 func footprint(t *testing.T, pid int) (kB, fds int) {
 	t.Helper()

@@ -74,20 +74,22 @@ func (h *handle) closeIf(state int32) bool {
 // fdCache bounds the number of open handles: a clock over all of them, swept
 // when one is added to a full one.
 type fdCache struct {
-	mu   sync.Mutex
+	max atomic.Int64 // how many there may be
+
+	mu   sync.Mutex // guards what follows
 	ring []*handle
 	hand int
-	max  int
 }
 
 // init takes half of the descriptors the process may have; the rest serves
 // requests under way, locks and unlinked files.
 func (c *fdCache) init() {
-	c.max = 512
+	limit := uint64(1024)
 	var lim unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil {
-		c.max = int(min(lim.Cur, 1<<17) / 2)
+		limit = min(lim.Cur, 1<<17)
 	}
+	c.max.Store(int64(limit / 2))
 }
 
 // add makes a handle of fd, already pinned once.
@@ -97,7 +99,7 @@ func (c *fdCache) add(fd int, write bool) *handle {
 	h.recent.Store(true)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.ring) < c.max {
+	if len(c.ring) < int(c.max.Load()) {
 		c.ring = append(c.ring, h)
 		return h
 	}
@@ -129,21 +131,29 @@ func (c *fdCache) sweep(took func(i int) bool) {
 	}
 }
 
-// shed closes what can be closed, when descriptors ran short all the same.
+// shed closes what can be closed, when descriptors ran short all the same: the
+// limit may have been lowered.
 func (c *fdCache) shed() {
+	c.init()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := len(c.ring) / 4
+	c.dropClosed()
+	n := max(len(c.ring)/4, len(c.ring)-int(c.max.Load()))
 	c.sweep(func(int) bool { n--; return n > 0 })
 }
 
-// tidy forgets the handles that are closed.
+// dropClosed forgets the handles that are closed. mu is held.
+func (c *fdCache) dropClosed() {
+	c.ring = slices.DeleteFunc(c.ring, func(h *handle) bool { return h.state.Load()&handleClosed != 0 })
+	c.hand = 0
+}
+
+// tidy gives back the memory of handles that are closed.
 func (c *fdCache) tidy() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ring = slices.Clip(slices.DeleteFunc(c.ring, func(h *handle) bool { return h.state.Load()&handleClosed != 0 }))
-	c.ring = append([]*handle(nil), c.ring...)
-	c.hand = 0
+	c.dropClosed()
+	c.ring = slices.Clone(c.ring)
 }
 
 func (c *fdCache) closeAll() {

@@ -17,10 +17,10 @@ type Node struct {
 	id, gen uint64
 	refs    atomic.Int64 // lookups not given back, see table
 	typ     uint32       // S_IFMT bits
-	ino     uint64       // the number shown
 	// Told is for who serves the union: whether the kernel knows the attributes
 	// as they are.
 	Told   atomic.Bool
+	ino    uint64 // the number shown
 	copyMu sync.Mutex
 	dir    *dirState // of a directory
 

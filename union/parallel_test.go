@@ -34,7 +34,7 @@ func TestParallelClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.fds.max = 20 // descriptors come and go
+	u.fds.max.Store(20) // descriptors come and go
 	var wg sync.WaitGroup
 	var names sync.RWMutex
 	for i := range 8 {

@@ -137,7 +137,7 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 // Where the object would vanish although lower names of it are left, or where
 // descriptors run short, it is parked in the work directory.
 func (u *Union) unnamePrimary(n *Node, take func() error) error {
-	if n.links > 0 || u.nHeld.Load() > int64(u.fds.max/2) {
+	if n.links > 0 || u.nHeld.Load() > u.fds.max.Load()/2 {
 		r, err := u.refLocked(n)
 		if err != nil {
 			return err

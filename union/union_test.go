@@ -276,7 +276,7 @@ func TestFewDescriptors(t *testing.T) {
 	}
 	write(t, lower, files...)
 	u, _ := open(t, lay(t, lower))
-	u.fds.max = 8
+	u.fds.max.Store(8)
 	var nodes []*Node
 	for _, f := range files {
 		n := walk(t, u, f)

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -39,8 +39,8 @@ type reply struct {
 }
 
 // runAgent starts the agent as root or as the user, and does what it asks until
-// it ends. The samples go to keep.
-func runAgent(c config, keep func(sample)) error {
+// it or ctx ends. The samples go to keep.
+func runAgent(ctx context.Context, c config, keep func(sample)) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -71,12 +71,7 @@ func runAgent(c config, keep func(sample)) error {
 		return fmt.Errorf("agent: %w", err)
 	}
 	its.Close()
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, unix.SIGINT, unix.SIGTERM)
-	go func() {
-		<-stop
-		cmd.Process.Kill() // what was measured until now is printed
-	}()
+	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
 	served := serve(own, keep)
 	return errors.Join(served, cmd.Wait())
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -65,8 +66,9 @@ var commands = []command{
 // commandGroup is the group that a command counts as.
 func commandGroup(c command) group { return group{name: "commands", quick: c.quick} }
 
-// measureCommands measures those that are wanted; the samples go to keep.
-func measureCommands(c config, keep func(sample)) error {
+// measureCommands measures those that are wanted, until ctx ends; the samples go
+// to keep.
+func measureCommands(ctx context.Context, c config, keep func(sample)) error {
 	var b *bed
 	for _, cmd := range commands {
 		if !c.wants(commandGroup(cmd), row{name: cmd.name}) {
@@ -92,6 +94,9 @@ func measureCommands(c config, keep func(sample)) error {
 					begin := time.Now()
 					err := b.run(cmd.argv(b, other, round*cmd.times+n), c.User != "" && !(other && cmd.otherRoot))
 					s.Seconds = time.Since(begin).Seconds()
+					if ctx.Err() != nil {
+						return ctx.Err()
+					}
 					if err != nil {
 						s.Error = err.Error()
 						fmt.Fprintf(os.Stderr, "%s, %s: %v\n", cmd.name, s.Contender, err)

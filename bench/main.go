@@ -9,15 +9,19 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // A config is what the command line says.
@@ -107,7 +111,9 @@ func measureMain(c config, out string, markdown bool) error {
 	if c.Dir, err = filepath.Abs(c.Dir); err != nil {
 		return err
 	}
-	res, err := measure(c)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	res, err := measure(ctx, c)
 	if len(res.Rows) > 0 {
 		if out != "" {
 			text, _ := json.MarshalIndent(res, "", " ")

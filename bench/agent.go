@@ -59,6 +59,7 @@ func runAgent(ctx context.Context, c config, keep func(sample)) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID,
 		Pdeathsig:  syscall.SIGKILL,
+		Setpgid:    true, // an interrupt from the terminal is not for it
 	}
 	if c.User != "" {
 		if err := asUser(cmd.SysProcAttr, c.User); err != nil {
@@ -72,8 +73,11 @@ func runAgent(ctx context.Context, c config, keep func(sample)) error {
 	}
 	its.Close()
 	defer context.AfterFunc(ctx, func() { cmd.Process.Kill() })()
-	served := serve(own, keep)
-	return errors.Join(served, cmd.Wait())
+	err = errors.Join(serve(own, keep), cmd.Wait())
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // asUser lets the program be root of a user namespace of the user's.

@@ -162,12 +162,12 @@ func (a *agent) row(r row, m mounted, s *sample) error {
 			return err
 		}
 	}
-	before, drops := usage(), cacheDrops()
+	before, dropped := usage(), cacheDrops()
 	begin := time.Now()
 	own, err := runTimed(m.target, r.argv...)
 	s.Seconds, s.Own = time.Since(begin).Seconds(), own.Seconds()
 	after := usage()
-	if cacheDrops() != drops {
+	if cacheDrops() != dropped {
 		fmt.Fprintf(os.Stderr, "%s, %s: something else dropped the caches meanwhile\n", r.name, s.Contender)
 	}
 	s.CPU, s.Resident, s.Grown = after.cpu-before.cpu, after.resident, after.resident-before.resident
@@ -200,13 +200,13 @@ func (a *agent) traceBegin(m mounted) error {
 	return err
 }
 
-// cacheDrops returns the line of /proc/vmstat that counts them.
+// cacheDrops returns how often caches were dropped, as /proc/vmstat says it.
 func cacheDrops() string {
 	text, _ := os.ReadFile("/proc/vmstat")
-	_, rest, _ := strings.Cut(string(text), "drop_pagecache ")
-	line, _, _ := strings.Cut(rest, "\n")
-	return line
+	return fmt.Sprint(drops.FindAllString(string(text), -1))
 }
+
+var drops = regexp.MustCompile(`(?m)^drop_(pagecache|slab) .*$`)
 
 // servers returns the processes beside this one: the contender's.
 func servers() []int {

@@ -139,10 +139,10 @@ func (res *results) misses(m *measured) []string {
 func (res *results) missesOf(m *measured, name string) []string {
 	own := m.get(name)
 	switch {
-	case m.Results[name] == nil:
-		return nil
-	case own.Error != "" || own.Seconds == 0:
+	case own.Error != "":
 		return []string{"FAILS"}
+	case own.Seconds == 0: // not measured
+		return nil
 	}
 	ratio := own.Ratio
 	if m.Than != "" {

@@ -89,7 +89,7 @@ func (p *plash) execute(c *command, name string, words []string) error {
 // it must not be taken for the working directory, or for one left out.
 var paths = []string{"DIR", "CHANGESDIR", "FILE", "PATH"}
 
-// helpOption is an option of every command.
+// helpOption is an option of every command, right behind its name.
 const helpOption = "--help"
 
 // arrange divides words into the command's own options and the rest, which
@@ -107,6 +107,9 @@ func arrange(node *kong.Node, mayBeMacro bool, words []string) (options, rest []
 	}
 	for len(words) > 0 {
 		option, n := ownOption(node, words)
+		if option == helpOption && len(rest) > 0 {
+			n = 0 // plash exec PATH --help asks the program
+		}
 		switch {
 		case n > len(words):
 			return options, rest, errors.New(words[0] + ": its value is missing")

@@ -28,6 +28,9 @@ func TestArrange(t *testing.T) {
 		{"build --workdir / 5 --bind a x --bind b", "--workdir=/ --bind=a -- 5 x --bind b"},
 		{"build --bind a --layer --bind b", "--bind=a -- --layer --bind b"},
 		{"cache --help", "--help --"},
+		{"run --env A=b --help", "--env=A=b --help --"},
+		{"run 5 --help", "-- 5 --help"},
+		{"exec ./file --help -v", "-- ./file --help -v"},
 	} {
 		words := strings.Fields(c.words)
 		command := find(words[0])

@@ -207,6 +207,12 @@ func TestDataDirectory(t *testing.T) {
 			}
 		}
 		noTemps(t)
+		r := run(t, "sh", "-c", "echo plashtmp_$(ps -o sid= -p $$ | tr -d ' ')_$$_; plash mkdtemp; plash clean; ls $PLASH_DATA/tmp")
+		lines := strings.Split(r.ok(), "\n")
+		if len(lines) != 3 || lines[1] != data+"/tmp/"+lines[2] || !strings.HasPrefix(lines[2], lines[0]) || len(lines[2]) < len(lines[0])+6 {
+			r.fatal("a directory with the session and the process that called plash in its name, as long as that lives")
+		}
+		plash(t, "clean").ok()
 		moved := data + "-moved"
 		if err := os.Rename(data, moved); err != nil {
 			t.Fatal(err)

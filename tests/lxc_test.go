@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,5 +158,57 @@ func TestLXCKeyring(t *testing.T) {
 		s.Set(lxctest.Images, append(s.Files()[lxctest.Images], '\n'))
 		plash(t, "pull:lxc", "alpine").fails(`/images\.json\.gpg: bad signature: gpgv: BAD signature from `)
 		plash(t, "pull:lxc", "alpine", "--dry").fails("bad signature")
+	})
+}
+
+// TestMacroSources: base images and plashfiles that macros take from servers,
+// and only the first time.
+func TestMacroSources(t *testing.T) {
+	each(t, everyone, 2*time.Minute, func(t *testing.T) {
+		s := lxcServer(t)
+		base := plash(t, "build", "--from", "alpine").id()
+		plash(t, "run", base, "cat", "/etc/motd").prints("a tiny system")
+		s.Trouble(nil) // counts anew
+		for _, words := range [][]string{
+			{"build", "--from", "alpine"}, {"build", "-f", "alpine"}, {"build", "-A"}, {"build", "--A"},
+			{"build", "--from-lxc", "alpine"}, {"b", "id", "-A"},
+		} {
+			if r := plash(t, words...); r.id() != base || r.err != "" {
+				r.fatal("the same image")
+			}
+		}
+		if n := len(s.Requests()); n != 0 {
+			t.Errorf("%d requests for what is there", n)
+		}
+		plash(t, "eval", "-A", "git").prints("### plash hint: image=" + base + "\napk update\napk add 'git'")
+		if id := plash(t, "build", "--from", "alpine:3.20").id(); id == base {
+			t.Error("another name is another image")
+		}
+		other := plash(t, "eval", "--from-lxc", "debian:12", "--run", "x").ok()
+		if !strings.HasPrefix(other, "### plash hint: image=") || !strings.HasSuffix(other, "\nx") {
+			t.Errorf("a script with an image that is imported for it: %q", other)
+		}
+		plash(t, "build", "--from", "alpin", "--run", "true").fails("^--from: no such distribution: alpin: there is alpine$")
+		plash(t, "-C", "--", "true").fails("^-C: no such distribution: centos: ")
+
+		github := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/user/repo/HEAD/plashfile" {
+				http.NotFound(w, r)
+				return
+			}
+			io.WriteString(w, "#!/usr/bin/env plash\n--from alpine\n--run\necho from github >/text\n--entrypoint cat\n")
+		}))
+		defer github.Close()
+		t.Setenv("PLASH_GITHUB", github.URL)
+		plash(t, "--from-github", "user/repo", "--", "cat", "/text").prints("from github")
+		if r := plash(t, "build", "--eval-github", "user/repo", "--entrypoint", "cat", "/text"); r.id() == "" || r.err != "" {
+			r.fatal("to have built that already")
+		}
+		plash(t, "build", "--from-github", "user/repo", "other").fails("^--from-github: " + github.URL + "/user/repo/HEAD/other: 404 Not Found$")
+		plash(t, "build", "--eval-github", "user/none").fails("^--eval-github: .*/user/none/HEAD/plashfile: 404 Not Found$")
+		github.Close()
+		plash(t, "--from-github", "user/repo", "--run", "echo more >>/text", "--entrypoint", "cat", "/text").prints("from github\nmore")
+		plash(t, "build", "--eval-github", "user/repo").fails("/user/repo/HEAD/plashfile: Connection refused$")
+		noTemps(t)
 	})
 }

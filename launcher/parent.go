@@ -29,7 +29,8 @@ type parent struct {
 
 	said, warned listener // the container's and the server's words
 	signals      chan os.Signal
-	others       []int // this process's children that are not of this run
+	others       []int  // this process's children that are not of this run
+	unmount      func() // takes away a mount that is not in a namespace of its own; may be nil
 
 	mu     sync.Mutex
 	child  int // the container; 0 once it was reaped and its number is free
@@ -57,10 +58,11 @@ func (p *parent) run(s stage) (Status, error) {
 		if err != nil {
 			return Status{}, err
 		}
-		defer func() {
+		p.unmount = func() {
 			unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 			os.Remove(dir)
-		}()
+		}
+		defer p.unmount()
 		j.Mountpoint = dir
 	}
 
@@ -210,6 +212,9 @@ func (p *parent) finish() (Status, error) {
 		p.serverEnds(5 * time.Second)
 		p.removeTemp()
 	case complete:
+		if p.unmount != nil {
+			p.unmount() // nobody else does, and the server waits for it
+		}
 		p.serverEnds(-1)
 	case p.status != Status{}:
 		// Its files may just have been taken away from it.

@@ -25,7 +25,7 @@ func drawCharts(dir string, all []*results) error {
 		if res.User {
 			who, suffix = "as an ordinary user, in a user namespace", "user"
 		}
-		times := chart{title: "Times " + who + ", as multiples of kernel overlayfs's (shorter is better; | is the most that plash may take)"}
+		times := chart{title: "Times " + who + ", as multiples of kernel overlayfs's (further left is better; | is the most that plash may take)"}
 		requests := chart{title: "Requests to the server for each file, name or operation " + who}
 		for _, m := range res.Rows {
 			if m.Base != kernel {
@@ -41,8 +41,10 @@ func drawCharts(dir string, all []*results) error {
 					r.values[name] = result.perItem(m.Items)
 				}
 			}
-			times.rows = append(times.rows, t)
-			if m.Items > 1 {
+			if m.get(ours).Ratio > 0 {
+				times.rows = append(times.rows, t)
+			}
+			if m.Items > 1 && m.get(ours).Requests != nil {
 				requests.rows = append(requests.rows, r)
 			}
 		}
@@ -93,8 +95,8 @@ func (c chart) svg() string {
 		if value == 1 {
 			stroke = "black"
 		}
-		fmt.Fprintf(&b, `<path d="M%.1f %dV%d" stroke="%s"/><text x="%[1]f" y="%d" text-anchor="middle">%v</text>`+"\n",
-			x(value), chartTop-5, bottom, stroke, chartTop-10, value)
+		fmt.Fprintf(&b, `<path d="M%.1f %dV%d" stroke="%s"/><text x="%.1f" y="%d" text-anchor="middle">%v</text>`+"\n",
+			x(value), chartTop-5, bottom, stroke, x(value), chartTop-10, value)
 	}
 	for i, row := range c.rows {
 		y := chartTop + i*chartLine + chartLine/2

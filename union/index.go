@@ -29,20 +29,14 @@ const (
 	indexVaries
 )
 
-// Marks of a directory in an index.
-const (
-	indexOpaque = 1 << iota
-	indexXWhiteouts
-	indexRedirect
-)
-
-// indexMarks are marks by those of an index.
-var indexMarks = map[uint8]uint32{indexOpaque: markOpaque, indexXWhiteouts: markXWhiteouts, indexRedirect: markRedirect}
+// indexMarks are the marks that those of an index, from the lowest bit on, stand
+// for.
+var indexMarks = [...]uint32{markOpaque, markXWhiteouts, markRedirect}
 
 func toIndex(marks uint32) (m uint8) {
 	for bit, mark := range indexMarks {
 		if marks&mark != 0 {
-			m |= bit
+			m |= 1 << bit
 		}
 	}
 	return m
@@ -51,7 +45,7 @@ func toIndex(marks uint32) (m uint8) {
 func fromIndex(m uint8) uint32 {
 	marks := uint32(marksKnown)
 	for bit, mark := range indexMarks {
-		if m&bit != 0 {
+		if m>>bit&1 != 0 {
 			marks |= mark
 		}
 	}

@@ -2,7 +2,8 @@
 # make man    writes the manual pages into dist/man
 # make install, make uninstall  put all of it below PREFIX, and take it away
 # make test   sets up this machine (as root) and runs all tests
-# make soak   compares random operations with the kernel's for long (SEED, STEPS)
+# make soak   compares random operations with the kernel's for long (SEED, STEPS),
+#             as root and as an ordinary user
 # make check  is for the source: format, vet, staticcheck, other architectures
 # make bench  measures plash beside other union file systems, as root and as BENCH_USER
 
@@ -47,7 +48,7 @@ SEED = 0
 STEPS = 100000
 soak:
 	sh tests/setup.sh
-	go test -timeout 24h -v ./fs -run RandomLikeTheKernel -seed $(SEED) -steps $(STEPS)
+	go test -timeout 24h -v ./fs -run 'RandomLikeTheKernel|RandomAsUser' -seed $(SEED) -steps $(STEPS)
 
 check:
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "gofmt would change:" $$unformatted; exit 1; }

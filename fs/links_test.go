@@ -73,7 +73,7 @@ func TestLinkCounts(t *testing.T) {
 func (s *stack) forget() {
 	s.t.Helper()
 	for range 5 {
-		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("2"), 0); err != nil {
+		if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0); err != nil {
 			s.t.Skip(err)
 		}
 		time.Sleep(20 * time.Millisecond)

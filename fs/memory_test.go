@@ -134,6 +134,53 @@ func TestFewDescriptors(t *testing.T) {
 	}
 }
 
+// TestNothingStaysOpen: of directories that are gone, or found again, and of files
+// that had several names.
+func TestNothingStaysOpen(t *testing.T) {
+	realRootOnly(t)
+	s := newStack(t, 2)
+	for _, lower := range s.lowers {
+		for i := range 50 {
+			fill(t, lower, tree(fmt.Sprint("low", i, "/sub/x"), fmt.Sprint("moved", i, "/sub/deep/x")))
+		}
+	}
+	s.change = func(c *serveConfig) { c.Volatile, c.Redirect = true, true }
+	s.mount()
+	_, start := footprint(t, s.server.Process.Pid)
+	for i := range 50 {
+		low, made, moved := s.path(fmt.Sprint("low", i)), s.path(fmt.Sprint("made", i)), s.path(fmt.Sprint("moved", i))
+		for _, err := range []error{
+			os.Mkdir(made, 0o755), os.Mkdir(made+"/sub", 0o755), os.Mkdir(made+"-2", 0o755), unix.Rename(made+"/sub", made+"-2"),
+			unix.Rmdir(made), unix.Rmdir(made + "-2"), os.RemoveAll(low + "/sub"), unix.Rmdir(low),
+			os.Rename(moved+"/sub", moved+"-sub"), os.Rename(moved, moved+"-2"),
+		} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		names(t, moved+"-sub")
+		f, err := os.Create(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{os.Link(made, made+"-2"), os.Remove(made), os.Remove(made + "-2"), f.Close()} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s.forget()
+	names(t, s.mnt) // by redirects, anew
+	var fds int
+	for range 50 {
+		s.forget()
+		if _, fds = footprint(t, s.server.Process.Pid); fds <= start+10 {
+			return
+		}
+	}
+	t.Errorf("%d descriptors, %d at the start", fds, start)
+}
+
 // footprint returns a process's own memory in kB, and its descriptors.
 func footprint(t *testing.T, pid int) (kB, fds int) {
 	t.Helper()

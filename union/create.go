@@ -410,7 +410,7 @@ func (u *Union) ownOpen(dir, fd int, c Creation, st *unix.Stat_t) error {
 	return unix.Fstat(fd, st)
 }
 
-// Link gives n another name, in dir.
+// Link gives n another name, in dir. It counts one lookup of n more.
 func (u *Union) Link(n, dir *Node, name string) (*unix.Stat_t, error) {
 	if n.dir != nil {
 		return nil, unix.EPERM
@@ -425,8 +425,11 @@ func (u *Union) Link(n, dir *Node, name string) (*unix.Stat_t, error) {
 		return nil, err
 	}
 	var st unix.Stat_t
-	err := u.Getattr(n, &st)
-	return &st, err
+	if err := u.Getattr(n, &st); err != nil {
+		return nil, err
+	}
+	n.hold()
+	return &st, nil
 }
 
 func (u *Union) link(n, dir *Node, name string) error {

@@ -257,6 +257,7 @@ func (m *merger) settle(at int) {
 	e := m.l.at(at)
 	if h, err := m.u.find(m.d, e.Name); err == nil && h.dirs != nil {
 		e.Ino = m.u.dirIno(h.dirs, &h.st)
+		h.drop()
 	}
 }
 

@@ -17,6 +17,13 @@ type hit struct {
 	redirect string
 }
 
+// drop closes what has been opened of directories that are no node's.
+func (h *hit) drop() {
+	for _, d := range h.dirs {
+		d.drop()
+	}
+}
+
 // manyLayers is how many directories are merged without memory being allocated
 // for a search.
 const manyLayers = 16
@@ -37,6 +44,7 @@ func (u *Union) find(d *dirState, name string) (hit, error) {
 		stack = stack[1:]
 		next, last, err := u.findIn(ld, name, &h)
 		if err != nil && err != unix.ENOENT {
+			h.drop()
 			return h, err
 		}
 		if last {
@@ -68,6 +76,9 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 		base = name[strings.LastIndexByte(name, '/')+1:]
 		if ld, next, last, err = u.walk(ld, name); err != nil {
 			return next, last, err
+		}
+		for d := ld; d != nil; d = d.parent { // found for this search alone
+			defer d.drop()
 		}
 	}
 	if ld.layer.dots {
@@ -192,14 +203,18 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 	}
 	if !n.liesIn(h.in.layer) {
 		// Copied up under another name, or meanwhile.
-		err := u.Getattr(n, &h.st)
-		return n, &h.st, err
+		if err := u.Getattr(n, &h.st); err != nil {
+			u.Forget(n, 1)
+			return nil, nil, err
+		}
+		return n, &h.st, nil
 	}
 	u.show(n, h.in.layer, &h.st)
 	return n, &h.st, nil
 }
 
-// intern returns the node for what was found, an existing one if there is.
+// intern returns the node for what was found, an existing one if there is. What
+// is in h.dirs is the node's then, or dropped.
 func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 	k := u.keyOf(h.in.layer, &h.st)
 	n := u.table.get(k)
@@ -210,9 +225,11 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 			n = other
 		} else {
 			u.table.ids.add(n)
+			h.dirs = nil // n's
 			return n, nil
 		}
 	}
+	h.drop()
 	if err := u.named(n, dir, name, h); err != nil {
 		u.Forget(n, 1)
 		return nil, err

@@ -209,7 +209,13 @@ func (c *client) use(n, dir *Node) {
 		c.check("stat", u.Getattr(n, &st))
 	case n.Type() != unix.S_IFREG:
 	case k == 3:
-		c.change("link", func() error { return err2(u.Link(n, dir, c.name())) }, dir, n)
+		c.change("link", func() error {
+			_, err := u.Link(n, dir, c.name())
+			if err == nil {
+				u.Forget(n, 1)
+			}
+			return err
+		}, dir, n)
 	case k == 4:
 		c.check("truncate", u.Setattr(n, SetAttr{Size: &size}))
 	case k < 7:

@@ -23,6 +23,7 @@ func (u *Union) remove(dir *Node, name string, rmdir bool) error {
 	if err != nil {
 		return err
 	}
+	defer h.drop()
 	if err := u.checkRemovable(&h, rmdir); err != nil {
 		return err
 	}
@@ -69,11 +70,11 @@ func (u *Union) checkRemovable(h *hit, rmdir bool) error {
 	if !rmdir {
 		return nil
 	}
-	return u.checkEmpty(h)
+	return u.checkEmpty(newDirState(h.dirs))
 }
 
-func (u *Union) checkEmpty(h *hit) error {
-	l, err := u.merge(newDirState(h.dirs), true)
+func (u *Union) checkEmpty(d *dirState) error {
+	l, err := u.merge(d, true)
 	if err == unix.EACCES {
 		// Not ours to read: take it for full, as the host would refuse it.
 		return unix.ENOTEMPTY
@@ -91,7 +92,9 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 	if n == nil {
 		if h.in.layer != u.upper {
 			// A write may have copied it up since it was found.
-			if now, err := u.find(dir.dir, name); err == nil && now.in.layer == u.upper {
+			now, err := u.find(dir.dir, name)
+			defer now.drop()
+			if err == nil && now.in.layer == u.upper {
 				return u.unname(&now, dir, name, take)
 			}
 		}

@@ -89,6 +89,7 @@ func (m *move) close() {
 		if s.node != nil {
 			m.u.Forget(s.node, 1)
 		}
+		s.hit.drop()
 		if s.pin != nil {
 			s.pin.unpin()
 		}
@@ -121,7 +122,7 @@ func (m *move) find(flags uint) error {
 	case dst && !src:
 		return unix.EISDIR
 	case dst && !m.same():
-		return m.u.checkEmpty(&m.to.hit)
+		return m.u.checkEmpty(m.to.node.dir)
 	}
 	return nil
 }

@@ -41,7 +41,7 @@ test:
 	go vet ./...
 	go test -timeout 30m ./...
 	if command -v cc >/dev/null; then \
-		CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -skip MemoryGivenBack ./union ./fs; \
+		CGO_ENABLED=1 GORACE=atexit_sleep_ms=0 go test -race -skip MemoryGivenBack ./internal/fusedev ./union ./fs; \
 	else echo "no C compiler: data races are not looked for" >&2; fi
 
 SEED = 0

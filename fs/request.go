@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"runtime/debug"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"plash/internal/fusedev"
@@ -72,7 +73,7 @@ func (s *server) Handle(in, out []byte) (n int) {
 	defer func() {
 		// A mistake of ours must not end the file system of a running program.
 		if r := recover(); r != nil {
-			fmt.Fprintf(os.Stderr, "plash: request %d of the kernel: %v\n", h.Opcode, r)
+			fmt.Fprintf(os.Stderr, "plash: request %d of the kernel: %v\n%s", h.Opcode, r, debug.Stack())
 			n = reply(h, out, 0, fuse.EIO)
 		}
 	}()

@@ -379,8 +379,8 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	n.ino = u.shownIno(u.upper, &st)
 	n.refs.Store(1)
 	u.nHeld.Add(1)
-	u.table.add(n.key, n)
 	u.table.ids.add(n)
+	u.table.add(n.key, n)
 	return n, &st, nil
 }
 

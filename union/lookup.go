@@ -220,11 +220,12 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 	n := u.table.get(k)
 	if n == nil {
 		n = u.newNode(dir, name, k, h)
+		u.table.ids.add(n) // before others can find it
 		if other := u.table.add(k, n); other != n {
+			u.table.ids.remove(n)
 			u.Forget(dir, 1) // n's
 			n = other
 		} else {
-			u.table.ids.add(n)
 			h.dirs = nil // n's
 			return n, nil
 		}

@@ -260,3 +260,31 @@ func tree(t *testing.T, u *Union, dir *Node, path string) []string {
 	sort.Strings(all)
 	return all
 }
+
+// TestNewNodesAtOnce: whoever looks up a name that nobody has looked up before
+// gets the node with its number, also if others do so at the same moment.
+func TestNewNodesAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "f")
+	u, _ := open(t, Layer{Path: dir})
+	for range 2000 {
+		var start, wg sync.WaitGroup
+		start.Add(1)
+		for range 4 {
+			wg.Go(func() {
+				start.Wait()
+				n, err := u.Lookup(u.Root(), "f")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if id, _ := n.ID(); u.ByID(id) != n {
+					t.Errorf("number %d is not the node's", id)
+				}
+				u.Forget(n, 1)
+			})
+		}
+		start.Done()
+		wg.Wait()
+	}
+}

@@ -42,6 +42,9 @@ python3 app.py
 // from an image server.
 func TestDocumentedScripts(t *testing.T) {
 	if !inChild() {
+		if shown := "    " + strings.ReplaceAll(strings.ReplaceAll(runapp, "\n", "\n    "), "    \n", "\n"); !strings.Contains(readFile(t, "../README.md"), strings.TrimSpace(shown)) {
+			t.Error("README.md shows another plashfile than the one that is tested")
+		}
 		needApt(t)
 		makeDebian(t)
 		needPip(t)

@@ -269,6 +269,7 @@ func (s *Store) place(parent ID, node, dir string) (ID, error) {
 	for id := ID(info.Size()) + 1; ; id++ {
 		err := s.placeAs(id, parentNode, node, dir)
 		if errors.Is(err, os.ErrExist) {
+			counter.Truncate(int64(id)) // who took it died before doing so
 			continue
 		}
 		if err != nil {

@@ -117,11 +117,8 @@ func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 		EnableSymlinkCaching: !u.HasLive(),
 		// With ACLs the kernel checks permissions by itself, by ids that a mount
 		// made outside our namespace would not have.
-		EnableAcl: u.HasACLs() && !o.HostIDs && !o.NoACL,
-		// Passthrough excludes no-open; splicing costs more than it brings for
-		// the small requests that most are.
-		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
-		DisableSplice:        true,
+		EnableAcl:            u.HasACLs() && !o.HostIDs && !o.NoACL,
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH, // it excludes no-open
 		// READDIRPLUS only where the kernel sees names being looked up: listing
 		// names alone is nine times faster without.
 		ExtraCapabilities: capNoOpendir | fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | capHandleKillV2,

@@ -34,6 +34,7 @@ useradd passwd
 ps procps
 git git
 buildah buildah
+podman podman
 jq jq
 gpg gpg
 gpg-agent gpg-agent

@@ -44,7 +44,7 @@ const (
 	// disk, too, and wary how many of them.
 	long = 150 * time.Microsecond
 	wary = 32
-	// spare is how many followers wait for the lead; others end.
+	// spare is how many followers wait for the lead, for a second; others end.
 	spare = 2
 	// dull is after how many looks without a request the watchdog sleeps.
 	dull = 100
@@ -107,7 +107,7 @@ func (d *Device) read(leads bool) {
 	}
 }
 
-// follow waits for the lead, and reports whether it came.
+// follow waits for the lead, and reports whether it came soon.
 func (d *Device) follow() bool {
 	// Who counts as waiting must wait: handOver relies on it.
 	for {
@@ -119,7 +119,19 @@ func (d *Device) follow() bool {
 			break
 		}
 	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
 	select {
+	case <-d.lead:
+		return true
+	case <-d.done:
+		return false
+	case <-timer.C:
+	}
+	if d.unwait() {
+		return false
+	}
+	select { // it is on its way
 	case <-d.lead:
 		return true
 	case <-d.done:
@@ -127,18 +139,27 @@ func (d *Device) follow() bool {
 	}
 }
 
-// handOver gives the lead to a follower.
-func (d *Device) handOver() {
+// unwait takes one from the followers that wait, unless all of those have been
+// given the lead.
+func (d *Device) unwait() bool {
 	for n := d.idle.Load(); n > 0; n = d.idle.Load() {
 		if d.idle.CompareAndSwap(n, n-1) {
-			select {
-			case d.lead <- struct{}{}:
-			case <-d.done:
-			}
-			return
+			return true
 		}
 	}
-	d.readers.Go(func() { d.read(true) })
+	return false
+}
+
+// handOver gives the lead to a follower.
+func (d *Device) handOver() {
+	if !d.unwait() {
+		d.readers.Go(func() { d.read(true) })
+		return
+	}
+	select {
+	case d.lead <- struct{}{}:
+	case <-d.done:
+	}
 }
 
 func (d *Device) finish(err error) {
@@ -152,7 +173,7 @@ func (d *Device) finish(err error) {
 // are none any more.
 func (d *Device) leadWith(b *buffers) {
 	for turn := d.turn.Load(); ; turn += 2 {
-		n, err := d.pause.read(d.fd, b.in)
+		n, err := d.pause.read(d.fd, b)
 		if err == unix.ENODEV { // unmounted
 			d.finish(nil)
 			return

@@ -2,6 +2,8 @@ package fusedev
 
 import (
 	"encoding/binary"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,11 +15,15 @@ import (
 type handler struct {
 	answer func(request string) // called before
 	long   func(request string) bool
+	fill   bool // use all of the memory for a reply
 }
 
 func (h handler) Handle(in, out []byte) int {
 	if h.answer != nil {
 		h.answer(string(in))
+	}
+	if h.fill {
+		clear(out)
 	}
 	return copy(out, in)
 }
@@ -28,6 +34,11 @@ func (h handler) MayTakeLong(in []byte) bool { return h.long != nil && h.long(st
 // the real one does, and returns the other.
 func serve(t *testing.T, h handler) (kernel int) {
 	t.Helper()
+	return serveData(t, 1<<16, h)
+}
+
+func serveData(t *testing.T, maxData int, h handler) (kernel int) {
+	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +47,7 @@ func serve(t *testing.T, h handler) (kernel int) {
 	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		t.Fatal(err)
 	}
-	d := New(fds[1], 1<<16, h)
+	d := New(fds[1], maxData, h)
 	ended := make(chan error)
 	go func() { ended <- d.Serve() }()
 	t.Cleanup(func() {
@@ -160,6 +171,56 @@ func TestIdle(t *testing.T) {
 	}
 	send(t, kernel, "awake")
 	want(t, kernel, "awake")
+}
+
+// Soon after many large requests their memory is given back, whoever answered
+// them, and the next ones are answered all the same.
+func TestMemory(t *testing.T) {
+	const maxData = 16 << 20
+	const together = spare + 1
+	met, goOn := make(chan struct{}), make(chan struct{})
+	kernel := serveData(t, maxData, handler{
+		fill:   true,
+		answer: func(string) { met <- struct{}{}; <-goOn },
+		long:   func(string) bool { return true },
+	})
+	start := resident(t)
+	for range 2 {
+		for range together {
+			send(t, kernel, "x")
+			<-met
+		}
+		for range together {
+			goOn <- struct{}{}
+		}
+		for range together {
+			want(t, kernel, "x")
+		}
+		if used := resident(t) - start; used < maxData {
+			t.Fatalf("%d bytes while there are requests: the test proves nothing", used)
+		}
+		used := 0
+		for end := time.Now().Add(10 * rest); time.Now().Before(end); time.Sleep(rest / 10) {
+			if used = resident(t) - start; used < maxData/8 {
+				break
+			}
+		}
+		if used >= maxData/8 {
+			t.Errorf("%d bytes are kept", used)
+		}
+	}
+}
+
+// resident is the memory of this process that is no file's.
+func resident(t *testing.T) (bytes int) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "RssAnon:")
+	fmt.Sscan(after, &bytes)
+	return bytes << 10
 }
 
 func processorTime(t *testing.T) time.Duration {

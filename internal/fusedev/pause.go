@@ -25,20 +25,23 @@ const (
 	// soon is a sleep after which polling would have been better, the time that
 	// waking up takes included.
 	soon = 2 * pollFor
+	// rest is a time without requests after which readers give up what they
+	// need for the next ones.
+	rest = time.Second
 )
 
 var oneProcessor = runtime.NumCPU() == 1
 
-// read reads the next request into buf. ENODEV is the end.
-func (p *pause) read(fd int, buf []byte) (int, error) {
-	n, err := tryRead(fd, buf)
+// read reads the next request into b.in. ENODEV is the end.
+func (p *pause) read(fd int, b *buffers) (int, error) {
+	n, err := tryRead(fd, b.in)
 	if err != unix.EAGAIN {
 		return n, err
 	}
 	start := time.Now()
 	if p.credit > 0 && !oneProcessor {
 		for i := 1; i%polls != 0 || time.Since(start) < pollFor; i++ {
-			if n, err = tryRead(fd, buf); err != unix.EAGAIN {
+			if n, err = tryRead(fd, b.in); err != unix.EAGAIN {
 				p.credit = min(p.credit+1, maxCredit)
 				return n, err
 			}
@@ -46,10 +49,10 @@ func (p *pause) read(fd int, buf []byte) (int, error) {
 		p.credit /= 2
 	}
 	for err == unix.EAGAIN {
-		if err = sleep(fd); err != nil {
+		if err = sleep(fd, b); err != nil {
 			return 0, err
 		}
-		n, err = tryRead(fd, buf)
+		n, err = tryRead(fd, b.in)
 	}
 	if p.credit == 0 && time.Since(start) < soon {
 		p.credit = 1
@@ -57,12 +60,19 @@ func (p *pause) read(fd int, buf []byte) (int, error) {
 	return n, err
 }
 
-// sleep waits until there is something to read, or the end.
-func sleep(fd int) error {
+// sleep waits until there is something to read, or the end. If that takes long,
+// the memory of b is given back meanwhile.
+func sleep(fd int, b *buffers) error {
+	limit := int(rest / time.Millisecond)
 	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if err != unix.EINTR {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, limit)
+		switch {
+		case err == unix.EINTR:
+		case err != nil || n > 0:
 			return err
+		default:
+			b.empty()
+			limit = -1
 		}
 	}
 }

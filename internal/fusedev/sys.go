@@ -20,6 +20,9 @@ func newBuffers(size int) (*buffers, error) {
 	return &buffers{mapped: b, in: b[:size:size], out: b[size:]}, nil
 }
 
+// empty gives the pages back, and with them what is in the buffers.
+func (b *buffers) empty() { unix.Madvise(b.mapped, unix.MADV_DONTNEED) }
+
 func (b *buffers) free() { unix.Munmap(b.mapped) }
 
 // tryRead reads a request without waiting for one. The Go scheduler need not

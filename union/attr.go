@@ -65,9 +65,9 @@ func addLinks[T uint32 | uint64](nlink *T, links int64) {
 }
 
 func (n *Node) linksNow() int32 {
-	n.loc.RLock()
-	defer n.loc.RUnlock()
-	return n.links
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return n.has().links
 }
 
 // readable reports whether this process may read a file whose owner is not
@@ -135,7 +135,7 @@ func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
 	if !chown && a.Mode == nil {
 		return nil
 	}
-	if u.overrides(n.typ) {
+	if u.overrides(n.Type()) {
 		var st unix.Stat_t
 		if err := r.stat(&st); err != nil {
 			return err
@@ -169,7 +169,7 @@ func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
 // unlink or a rename has changed st_ctime: without this the files of a lower
 // tree were copied up as "rm -r" removed them, 30 times slower.
 func (u *Union) onlySameTime(n *Node, a SetAttr) bool {
-	if a.Mtime == nil || a.Atime != nil || a.Mode != nil || a.UID != nil || a.GID != nil || a.Size != nil || n.inUpper(u) {
+	if a.Mtime == nil || a.Atime != nil || a.Mode != nil || a.UID != nil || a.GID != nil || a.Size != nil || n.inUpper() {
 		return false
 	}
 	var st unix.Stat_t

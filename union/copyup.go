@@ -15,12 +15,13 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	if n.inUpper(u) {
+	if n.inUpper() {
 		return nil
 	}
-	n.copyMu.Lock()
-	defer n.copyMu.Unlock()
-	if n.inUpper(u) {
+	mu := &n.needs().copyMu
+	mu.Lock()
+	defer mu.Unlock()
+	if n.inUpper() {
 		return nil
 	}
 	if n.dir != nil {
@@ -31,7 +32,7 @@ func (u *Union) copyUp(n *Node, size int64) error {
 
 // CopyUpSmall copies the regular file n up if it has at most size bytes.
 func (u *Union) CopyUpSmall(n *Node, size int64) error {
-	if n.typ != unix.S_IFREG || n.inUpper(u) {
+	if n.typ != unix.S_IFREG || n.inUpper() {
 		return nil
 	}
 	var st unix.Stat_t
@@ -41,11 +42,13 @@ func (u *Union) CopyUpSmall(n *Node, size int64) error {
 	return u.copyUp(n, -1)
 }
 
-func (n *Node) inUpper(u *Union) bool {
+func (n *Node) inUpper() bool {
 	if n.dir != nil {
 		return n.dir.upper.Load() != nil
 	}
-	return n.liesIn(u.upper)
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return n.key.upper()
 }
 
 // copyUpEmpty replaces a directory that cannot be read by an empty one.
@@ -53,9 +56,10 @@ func (u *Union) copyUpEmpty(n *Node) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	n.copyMu.Lock()
-	defer n.copyMu.Unlock()
-	if n.inUpper(u) {
+	mu := &n.needs().copyMu
+	mu.Lock()
+	defer mu.Unlock()
+	if n.inUpper() {
 		return nil
 	}
 	return u.copyUpDir(n, true)
@@ -136,7 +140,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 	if err != nil {
 		return nil, err
 	}
-	saved := u.saveOrigin(dst, n.typ, now.Ino, was.Dev, key{ino: was.Ino})
+	saved := u.saveOrigin(dst, n.Type(), now.Ino, was.Dev, key{ino: was.Ino})
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		if err := unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE); err != nil {
 			return err
@@ -157,9 +161,9 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 // user nothing has happened in it.
 func (u *Union) publish(n *Node, move func(parent *layerDir, fd int, name string) error) error {
 	for {
-		n.loc.RLock()
+		n.loc.Lock()
 		parent, gone := n.parent, n.gone
-		n.loc.RUnlock()
+		n.loc.Unlock()
 		if gone {
 			return u.publishNameless(n, move)
 		}
@@ -213,7 +217,7 @@ func (u *Union) rekey(n *Node, k key, keep bool) {
 	n.key = k
 	u.table.add(k, n)
 	if keep {
-		n.low = old
+		n.needs().low = old
 		n.refs.Add(1)
 		return
 	}
@@ -239,7 +243,7 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		return err
 	}
 	// Before it can be found, or a listing would show it with another number.
-	saved := u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.typ, now.Ino, st.Dev, n.key)
+	saved := u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.Type(), now.Ino, st.Dev, n.key)
 	u.origins.set(now.Ino, n.ino, saved)
 	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
 		others := u.namesBelow(n)
@@ -254,13 +258,12 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		}
 		u.unlinked.Delete(n.key)
 		u.rekey(n, u.keyOf(u.upper, &now), others > 0)
-		n.layer, n.links = u.upper, others
-		if n.parked != "" {
-			n.links--
+		x := n.needs()
+		x.links = others
+		if x.parked != "" {
+			x.links--
 		}
-		if h := n.data.Swap(nil); h != nil {
-			h.retire()
-		}
+		x.close()
 		return nil
 	})
 	if err != nil {
@@ -284,7 +287,7 @@ func (u *Union) namesBelow(n *Node) int32 {
 	if err := r.stat(&st); err != nil {
 		return 0
 	}
-	return int32(st.Nlink) + n.links
+	return int32(st.Nlink) + n.has().links
 }
 
 // place moves the copy tmp to where n is. If n has no name it is held open
@@ -295,14 +298,14 @@ func (u *Union) place(n *Node, tmp string, fd int, name string, others bool) err
 		return unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
 	}
 	if others {
-		n.parked = tmp
+		n.needs().parked = tmp
 		return nil
 	}
 	held, err := u.openat(u.workFD(), tmp, unix.O_PATH|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return err
 	}
-	n.held = held
+	n.needs().held = held
 	u.nHeld.Add(1)
 	u.unlinkWork(tmp)
 	return nil
@@ -321,7 +324,7 @@ func (u *Union) copyObject(n *Node, tmp string, st *unix.Stat_t, size int64) err
 			err = unix.Symlinkat(target, u.workFD(), tmp)
 		}
 	default:
-		err = unix.Mknodat(u.workFD(), tmp, n.typ|0o600, int(st.Rdev))
+		err = unix.Mknodat(u.workFD(), tmp, n.Type()|0o600, int(st.Rdev))
 	}
 	if err != nil {
 		return err
@@ -598,7 +601,7 @@ func (u *Union) separate(n *Node) error {
 	}
 	saved := false
 	if lowers[0].stat(u, &was) == nil {
-		saved = u.saveOrigin(ref{fd: h.fd}, n.typ, st.Ino, was.Dev, key{ino: was.Ino})
+		saved = u.saveOrigin(ref{fd: h.fd}, n.Type(), st.Ino, was.Dev, key{ino: was.Ino})
 		up.mu.Lock()
 		parent := up.parent
 		up.mu.Unlock()

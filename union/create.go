@@ -327,7 +327,7 @@ func (u *Union) Create(dir *Node, name string, c Creation) (*Node, *unix.Stat_t,
 		return n, st, err
 	}
 	made.unpin()
-	if err != nil || !n.data.CompareAndSwap(nil, made) {
+	if err != nil || !n.needs().data.CompareAndSwap(nil, made) {
 		made.retire()
 	}
 	return n, st, err
@@ -375,7 +375,8 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	}
 	u.origins.drop(st.Ino)
 	dir.refs.Add(1)
-	n := &Node{typ: unix.S_IFREG, key: u.keyOf(u.upper, &st), parent: dir, gone: true, layer: u.upper, held: fd}
+	n := &Node{typ: unix.S_IFREG, key: u.keyOf(u.upper, &st), parent: dir, gone: true}
+	n.needs().held = fd
 	n.ino = u.shownIno(u.upper, &st)
 	n.refs.Store(1)
 	u.nHeld.Add(1)
@@ -458,14 +459,8 @@ func (u *Union) link(n, dir *Node, name string) error {
 	}
 	u.moved(up, n.key.ino)
 	u.putAt(n, dir, name)
-	if n.held >= 0 {
-		u.letGo(n)
-	}
-	if n.parked != "" {
-		u.unlinkWork(n.parked)
-		n.parked = ""
-		n.links++
-	}
+	u.letGo(n)
+	u.unpark(n)
 	d.listed(name, n)
 	return nil
 }

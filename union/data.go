@@ -9,12 +9,8 @@ import (
 // pinData returns a descriptor of n's data, which stays open until unpin. For
 // writing n must lie in the upper.
 func (u *Union) pinData(n *Node, write bool) (*handle, error) {
-	if h := n.data.Load(); h != nil && (h.write || !write) && h.pin() {
-		return h, nil
-	}
-	n.dataMu.Lock()
-	defer n.dataMu.Unlock()
-	if h := n.data.Load(); h != nil && (h.write || !write) && h.pin() {
+	x := n.has()
+	if h := x.pinData(write); h != nil {
 		return h, nil
 	}
 	if n.typ != unix.S_IFREG {
@@ -26,16 +22,28 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	}
 	// Until the handle is stored n.loc is held, or copy-up would not see it.
 	defer r.done()
+	x = n.needs()
+	if h := x.pinData(write); h != nil { // meanwhile
+		return h, nil
+	}
 	upper := r.d == nil || r.d.layer == u.upper
 	fd, err := r.openData(u, upper)
 	if err != nil {
 		return nil, err
 	}
 	h := u.fds.add(fd, upper)
-	if old := n.data.Swap(h); old != nil {
+	if old := x.data.Swap(h); old != nil {
 		old.retire()
 	}
 	return h, nil
+}
+
+// pinData returns the descriptor that is open, if it is open and will do.
+func (x *extra) pinData(write bool) *handle {
+	if h := x.data.Load(); h != nil && (h.write || !write) && h.pin() {
+		return h
+	}
+	return nil
 }
 
 // openData opens the object for reading, one of the upper for writing, too.
@@ -98,7 +106,7 @@ func (u *Union) Write(n *Node, data []byte, off int64, killPriv bool) error {
 
 // pinWrite is pinData for writing; it copies n up, at most size bytes of it.
 func (u *Union) pinWrite(n *Node, size int64) (*handle, error) {
-	if h := n.data.Load(); h != nil && h.write && h.pin() {
+	if h := n.has().pinData(true); h != nil {
 		return h, nil
 	}
 	if err := u.copyUp(n, size); err != nil {
@@ -199,7 +207,7 @@ func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, leng
 // Fsync makes n's data and attributes durable. It does nothing for an object
 // of a lower layer or in a volatile union.
 func (u *Union) Fsync(n *Node) error {
-	if u.volatile || u.upper == nil || !n.inUpper(u) {
+	if u.volatile || u.upper == nil || !n.inUpper() {
 		return nil
 	}
 	if n.dir != nil {

@@ -16,9 +16,9 @@ import (
 // merged tree. Its copyMu is held. What cannot be linked stays to be linked at
 // its lookup.
 func (u *Union) linkNames(n *Node) {
-	n.loc.RLock()
-	low, l := n.low, n.ldir.layer
-	n.loc.RUnlock()
+	n.loc.Lock()
+	low, l := n.has().low, n.ldir.layer
+	n.loc.Unlock()
 	x := l.index.Load()
 	if low == (key{}) || x == nil {
 		return
@@ -41,9 +41,10 @@ func (u *Union) linkNames(n *Node) {
 		return
 	}
 	n.loc.Lock()
-	n.links = 0
-	if n.parked != "" {
-		n.links--
+	e := n.needs()
+	e.links = 0
+	if e.parked != "" {
+		e.links--
 	}
 	n.loc.Unlock()
 	u.Forget(n, 1) // that of rekey: no name leads to the lower object any more
@@ -85,14 +86,22 @@ func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
 		return err
 	}
 	u.moved(up, n.key.ino)
-	n.links--
-	if n.parked != "" {
-		u.unlinkWork(n.parked)
-		n.parked = ""
-		n.links++
-	}
+	n.needs().links--
+	u.unpark(n)
 	u.putAt(n, dir, name)
 	return nil
+}
+
+// unpark removes n's name in the work directory, if it has one. The caller holds
+// n.loc.
+func (u *Union) unpark(n *Node) {
+	x := n.has()
+	if x.parked == "" {
+		return
+	}
+	u.unlinkWork(x.parked)
+	x.parked = ""
+	x.links++
 }
 
 // hasName reports whether name in dir is n, an object of the upper, there.

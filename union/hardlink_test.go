@@ -366,7 +366,7 @@ func (m *linkModel) compare(when string) {
 		if err != nil || err2 != nil || string(buf[:k]) != f.text {
 			m.t.Errorf("%s %s: %q, not %q, %v, %v", when, n.name, buf[:k], f.text, err, err2)
 		}
-		if n.inUpper(m.u) && int(st.Nlink) != count[f] {
+		if n.inUpper() && int(st.Nlink) != count[f] {
 			m.t.Errorf("%s %s: %d links, not %d", when, n.name, st.Nlink, count[f])
 		}
 	}

@@ -16,7 +16,7 @@ type ids struct {
 	mu    sync.Mutex // guards what follows, and all changes
 	room  []int      // chunks with free numbers, and nodes
 	empty []int      // chunks that are not there
-	gen   uint64
+	gen   uint32
 	count int
 	peak  int // the most nodes since memory was given back
 }
@@ -44,7 +44,7 @@ func (t *ids) add(n *Node) {
 	}
 	t.gen++
 	n.gen = t.gen
-	n.id = uint64(index*chunkSize + slot)
+	n.id = uint32(index*chunkSize + slot)
 	c.nodes[slot].Store(n)
 	t.count++
 	t.peak = max(t.peak, t.count)

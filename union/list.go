@@ -16,7 +16,7 @@ func (d *dirState) listed(name string, n *Node) {
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
 	if l := d.list.Load(); l != nil {
-		l.set(Dirent{name, n.ino, n.typ})
+		l.set(Dirent{name, n.ino, n.Type()})
 	}
 }
 
@@ -73,8 +73,8 @@ func (u *Union) ReadDir(n *Node) ([]Dirent, error) {
 }
 
 func (n *Node) parentIno() uint64 {
-	n.loc.RLock()
-	defer n.loc.RUnlock()
+	n.loc.Lock()
+	defer n.loc.Unlock()
 	if n.parent == nil {
 		return n.ino
 	}

@@ -201,7 +201,7 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	if !n.liesIn(h.in.layer) {
+	if n.inUpper() != (h.in.layer == u.upper) {
 		// Copied up under another name, or meanwhile.
 		if err := u.Getattr(n, &h.st); err != nil {
 			u.Forget(n, 1)
@@ -239,7 +239,7 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 }
 
 func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
-	n := &Node{typ: h.st.Mode & unix.S_IFMT, key: k, parent: dir, name: name, layer: h.in.layer, held: -1}
+	n := &Node{typ: uint16(h.st.Mode & unix.S_IFMT), key: k, parent: dir, name: name}
 	n.refs.Store(1)
 	dir.refs.Add(1)
 	if h.dirs != nil {
@@ -249,10 +249,13 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 		return n
 	}
 	n.ino = u.shownIno(h.in.layer, &h.st)
-	if n.layer != u.upper {
-		n.ldir, n.lname = h.in, name
-		if links, ok := u.unlinked.Load(k); ok && h.st.Nlink > 1 {
-			n.links = links.(int32)
+	if k.upper() {
+		return n
+	}
+	n.ldir = h.in
+	if h.st.Nlink > 1 {
+		if links, ok := u.unlinked.Load(k); ok {
+			n.needs().links = links.(int32)
 		}
 	}
 	return n
@@ -268,25 +271,24 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 		n.loc.Unlock()
 		return nil
 	}
-	n.loc.RLock()
-	same := n.parent == dir && n.name == name && !n.gone
-	n.loc.RUnlock()
-	if same {
+	n.loc.Lock()
+	if n.parent == dir && n.name == name && !n.gone {
+		n.loc.Unlock()
 		return nil
 	}
-	n.loc.Lock()
-	if n.layer == u.upper && h.in.layer != u.upper {
+	if n.key.upper() && h.in.layer != u.upper {
 		n.loc.Unlock()
 		return u.linkUpper(n, dir, name)
 	}
 	defer n.loc.Unlock()
 	u.putAt(n, dir, name)
-	if n.layer.live { // its other name may have vanished
-		n.ldir, n.lname = h.in, name
+	if n.lowerLive() { // its other name may have vanished
+		n.ldir = h.in
+		if x := n.has(); x.lname != "" {
+			x.lname = ""
+		}
 	}
-	if n.held >= 0 {
-		u.letGo(n)
-	}
+	u.letGo(n)
 	return nil
 }
 

@@ -13,32 +13,62 @@ import (
 
 // A Node is an object of the merged tree: one for all names of a file, the
 // same before and after its copy-up.
+//
+// There may be millions, so what most of them do not need is kept apart, and
+// the order of the fields leaves no room between them.
 type Node struct {
-	id, gen uint64
+	id, gen uint32
 	refs    atomic.Int64 // lookups not given back, see table
-	typ     uint32       // S_IFMT bits
 	// Told is for who serves the union: whether the kernel knows the attributes
 	// as they are.
-	Told   atomic.Bool
-	ino    uint64 // the number shown
-	copyMu sync.Mutex
-	dir    *dirState // of a directory
+	Told  atomic.Bool
+	typ   uint16    // S_IFMT bits
+	gone  bool      // has no name (that we know of) any more; under loc
+	ino   uint64    // the number shown
+	dir   *dirState // of a directory
+	extra atomic.Pointer[extra]
 
-	loc    sync.RWMutex // guards what follows
+	loc    sync.Mutex // guards what follows
 	key    key
-	low    key    // key of the lower object it was copied up from, if any
 	parent *Node  // where it is in the merged tree, see putAt …
 	name   string // … and lies in the upper, if it is an upper object
-	gone   bool   // has no name (that we know of) any more
-	layer  *layer
-	ldir   *layerDir // where a lower object lies: it stays there whatever
-	lname  string    // happens to its names
-	held   int       // descriptor of an upper object without a name, or -1
-	parked string    // name in the work directory of an upper object without another
-	links  int32     // names in the merged tree minus links of the object itself
+	// ldir is where a lower object lies, by its name or extra.lname: it stays
+	// there whatever happens to its names.
+	ldir *layerDir
+}
 
-	dataMu sync.Mutex // guards opening
-	data   atomic.Pointer[handle]
+// An extra is what few nodes have. It is made when it is needed and stays.
+type extra struct {
+	copyMu sync.Mutex
+	data   atomic.Pointer[handle] // opened under the node's loc
+
+	// All that follows is under the node's loc.
+
+	low    key    // key of the lower object it was copied up from, if any
+	lname  string // name in ldir, if that is not the node's
+	held   int    // descriptor of an upper object without a name, or -1
+	parked string // name in the work directory of an upper object without another
+	links  int32  // names in the merged tree minus links of the object itself
+}
+
+// none is what a node without an extra has in its place, to be read only.
+var none = &extra{held: -1}
+
+// has returns n's extra, for reading.
+func (n *Node) has() *extra {
+	if x := n.extra.Load(); x != nil {
+		return x
+	}
+	return none
+}
+
+// needs returns n's extra, for changing it.
+func (n *Node) needs() *extra {
+	if x := n.extra.Load(); x != nil {
+		return x
+	}
+	n.extra.CompareAndSwap(nil, &extra{held: -1})
+	return n.extra.Load()
 }
 
 // A dirState is what only directories have.
@@ -94,10 +124,10 @@ func (d *dirState) merged() bool {
 
 // ID returns the number by which ByID finds the node until it is forgotten,
 // and a generation that tells users of the same number apart.
-func (n *Node) ID() (id, generation uint64) { return n.id, n.gen }
+func (n *Node) ID() (id, generation uint64) { return uint64(n.id), uint64(n.gen) }
 
 // Type returns the node's type, S_IFMT bits of st_mode.
-func (n *Node) Type() uint32 { return n.typ }
+func (n *Node) Type() uint32 { return uint32(n.typ) }
 
 // Ino returns the inode number shown for the node.
 func (n *Node) Ino() uint64 { return n.ino }
@@ -111,22 +141,30 @@ func (n *Node) Live() bool {
 	if n.dir != nil {
 		return n.dir.live && len(*n.dir.lowers.Load()) > 0
 	}
-	n.loc.RLock()
-	defer n.loc.RUnlock()
-	return n.layer.live
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return n.lowerLive()
 }
 
+// lowerLive is Live of a non-directory; n.loc is held.
+func (n *Node) lowerLive() bool { return !n.key.upper() && n.ldir.layer.live }
+
+// liesIn reports whether n, a directory its topmost one, lies in l.
 func (n *Node) liesIn(l *layer) bool {
-	n.loc.RLock()
-	defer n.loc.RUnlock()
-	return n.layer == l
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return n.key.layer == l.id
 }
 
 // letGo closes the descriptor held of an object without a name. The caller
 // holds n.loc.
 func (u *Union) letGo(n *Node) {
-	unix.Close(n.held)
-	n.held = -1
+	x := n.has()
+	if x.held < 0 {
+		return
+	}
+	unix.Close(x.held)
+	x.held = -1
 	u.nHeld.Add(-1)
 }
 
@@ -137,6 +175,9 @@ type key struct {
 	layer, dev uint32
 	ino, ver   uint64
 }
+
+// upper reports whether the object lies in the upper layer.
+func (k key) upper() bool { return k.layer == 0 }
 
 func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
 	k := key{layer: l.id, dev: u.devs.index(st.Dev), ino: st.Ino}
@@ -251,10 +292,10 @@ func (u *Union) Forget(n *Node, count uint64) {
 	if n.refs.Add(-int64(count)) != 0 || !n.refs.CompareAndSwap(0, forgotten) {
 		return
 	}
-	n.loc.RLock()
-	k, low, upper := n.key, n.low, n.layer == u.upper
-	n.loc.RUnlock()
-	if upper || n.dir != nil {
+	n.loc.Lock()
+	k, low := n.key, n.has().low
+	n.loc.Unlock()
+	if k.upper() || n.dir != nil {
 		u.origins.forget(k)
 	}
 	u.table.remove(k, n)
@@ -279,6 +320,9 @@ func (u *Union) putAt(n, dir *Node, name string) {
 		n.parent = dir
 		u.Forget(old, 1)
 	}
+	if n.dir == nil && !n.key.upper() && n.name != name && n.has().lname == "" {
+		n.needs().lname = n.name
+	}
 	n.name, n.gone = name, false
 }
 
@@ -294,18 +338,17 @@ func (u *Union) tidy() {
 func (u *Union) release(n *Node) {
 	n.loc.Lock()
 	defer n.loc.Unlock()
-	if h := n.data.Swap(nil); h != nil {
-		h.retire()
-	}
-	if n.held >= 0 {
+	x := n.has()
+	x.close()
+	if x.held >= 0 {
 		var st unix.Stat_t
-		if fstat(n.held, &st) == nil && st.Nlink == 0 {
+		if fstat(x.held, &st) == nil && st.Nlink == 0 {
 			u.origins.drop(st.Ino)
 		}
 		u.letGo(n)
 	}
-	if n.parked != "" {
-		u.unlinkWork(n.parked)
+	if x.parked != "" {
+		u.unlinkWork(x.parked)
 		u.origins.drop(n.key.ino)
 	}
 	if n.dir != nil {
@@ -318,13 +361,21 @@ func (u *Union) release(n *Node) {
 	}
 }
 
+// close closes the descriptor of the data, when its last user has left. The
+// caller holds the node's loc.
+func (x *extra) close() {
+	if x.data.Load() != nil {
+		x.data.Swap(nil).retire()
+	}
+}
+
 // A ref is how to reach a node's object by system calls for as long as the ref
 // is not done: name below fd, or fd itself if name is empty.
 type ref struct {
 	fd   int
 	name string
 	pin  *handle
-	n    *Node // its loc is read-locked, nil if not
+	n    *Node // its loc is locked, nil if not
 	d    *layerDir
 }
 
@@ -341,10 +392,10 @@ func (u *Union) ref(n *Node) (ref, error) {
 		}
 		return ref{fd: h.fd, pin: h, d: d}, nil
 	}
-	n.loc.RLock()
+	n.loc.Lock()
 	r, err := u.refLocked(n)
 	if err != nil {
-		n.loc.RUnlock()
+		n.loc.Unlock()
 		return r, err
 	}
 	r.n = n
@@ -353,16 +404,19 @@ func (u *Union) ref(n *Node) (ref, error) {
 
 // refLocked is ref of a non-directory for a caller that holds n.loc.
 func (u *Union) refLocked(n *Node) (ref, error) {
-	if n.held >= 0 {
-		return ref{fd: n.held}, nil
+	x := n.has()
+	if x.held >= 0 {
+		return ref{fd: x.held}, nil
 	}
-	d, name := n.ldir, n.lname
+	d, name := n.ldir, n.name
 	switch {
-	case n.layer != u.upper:
-	case n.parked != "":
-		d, name = u.work, n.parked
+	case !n.key.upper() && x.lname != "":
+		name = x.lname
+	case !n.key.upper():
+	case x.parked != "":
+		d, name = u.work, x.parked
 	default:
-		d, name = n.parent.dir.upper.Load(), n.name
+		d = n.parent.dir.upper.Load()
 	}
 	h, err := d.pin(u)
 	if err != nil {
@@ -376,7 +430,7 @@ func (r ref) done() {
 		r.pin.unpin()
 	}
 	if r.n != nil {
-		r.n.loc.RUnlock()
+		r.n.loc.Unlock()
 	}
 }
 

@@ -87,8 +87,8 @@ func (c *client) lookup(dir *Node, name string) (*Node, error) {
 }
 
 func isGone(n *Node) bool {
-	n.loc.RLock()
-	defer n.loc.RUnlock()
+	n.loc.Lock()
+	defer n.loc.Unlock()
 	return n.gone
 }
 

@@ -82,9 +82,9 @@ func (u *Union) walk(root *layerDir, path string) (in *layerDir, next string, la
 func (n *Node) lowerPath() string {
 	path := ""
 	for {
-		n.loc.RLock()
+		n.loc.Lock()
 		name, parent := n.name, n.parent
-		n.loc.RUnlock()
+		n.loc.Unlock()
 		if parent == nil {
 			return path
 		}

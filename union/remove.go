@@ -111,15 +111,16 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 	n.loc.Lock()
 	defer n.loc.Unlock()
 	primary := n.parent == dir && n.name == name && !n.gone
-	if n.layer != u.upper {
+	if !n.key.upper() {
 		if err := take(); err != nil {
 			return err
 		}
-		n.links--
+		x := n.needs()
+		x.links--
 		n.gone = n.gone || primary
 		// It may be forgotten while it has names left.
-		if int64(h.st.Nlink)+int64(n.links) > 0 {
-			u.unlinked.Store(n.key, n.links)
+		if int64(h.st.Nlink)+int64(x.links) > 0 {
+			u.unlinked.Store(n.key, x.links)
 		} else {
 			u.unlinked.Delete(n.key)
 		}
@@ -129,7 +130,7 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 		lower := h.in.layer != u.upper && !u.hasName(n, dir, name)
 		err := take()
 		if err == nil && lower {
-			n.links--
+			n.needs().links--
 		}
 		return err
 	}
@@ -140,7 +141,8 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 // Where the object would vanish although lower names of it are left, or where
 // descriptors run short, it is parked in the work directory.
 func (u *Union) unnamePrimary(n *Node, take func() error) error {
-	if n.links > 0 || u.nHeld.Load() > u.fds.max.Load()/2 {
+	x := n.needs()
+	if x.links > 0 || u.nHeld.Load() > u.fds.max.Load()/2 {
 		r, err := u.refLocked(n)
 		if err != nil {
 			return err
@@ -153,8 +155,8 @@ func (u *Union) unnamePrimary(n *Node, take func() error) error {
 				u.unlinkWork(tmp)
 				return err
 			}
-			n.parked, n.gone = tmp, true
-			n.links--
+			x.parked, n.gone = tmp, true
+			x.links--
 			return nil
 		}
 		// EMLINK, or not to be linked: hold it.
@@ -172,7 +174,7 @@ func (u *Union) unnamePrimary(n *Node, take func() error) error {
 		unix.Close(fd)
 		return err
 	}
-	n.held, n.gone = fd, true
+	x.held, n.gone = fd, true
 	u.nHeld.Add(1)
 	return nil
 }

@@ -59,9 +59,9 @@ func (n *Node) isAncestor(m *Node) bool {
 		if m == n {
 			return true
 		}
-		m.loc.RLock()
+		m.loc.Lock()
 		p := m.parent
-		m.loc.RUnlock()
+		m.loc.Unlock()
 		m = p
 	}
 	return false

@@ -222,7 +222,7 @@ func (u *Union) makeRoot() error {
 	if err := top.stat(u, &st); err != nil {
 		return err
 	}
-	n := &Node{typ: unix.S_IFDIR, layer: top.layer, held: -1}
+	n := &Node{typ: unix.S_IFDIR}
 	n.dir = newDirState(stack)
 	n.key = u.keyOf(top.layer, &st)
 	n.ino = u.dirIno(stack, &st)

@@ -82,7 +82,7 @@ func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
 
 // Removexattr is removexattr(2), after n's copy-up if it has the attribute.
 func (u *Union) Removexattr(n *Node, name string) error {
-	if !n.inUpper(u) {
+	if !n.inUpper() {
 		if _, err := u.Getxattr(n, name, nil); err != nil {
 			return err
 		}

@@ -5,7 +5,6 @@ package importers
 
 import (
 	"archive/tar"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"path"
 	"sort"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -52,31 +52,12 @@ func Unpack(r io.Reader, dir string, o UnpackOptions) error {
 	}
 	defer u.close()
 
-	blocks := &blockReader{r: a}
-	tr := tar.NewReader(blocks)
-	for first := true; ; first = false {
-		blocks.zero = false
-		hdr, err := tr.Next()
-		if err == io.EOF {
-			if !blocks.zero {
-				// Cut off between two members; archive/tar takes it for the end.
-				return a.cause(io.ErrUnexpectedEOF, first)
-			}
-			break
-		}
-		if err != nil {
-			if errors.Is(err, tar.ErrHeader) {
-				err = errHeader
-			}
-			return a.cause(err, first)
-		}
-		if err := u.member(hdr, tr); err != nil {
-			var broken readError
-			if errors.As(err, &broken) {
-				return a.cause(broken.error, false)
-			}
-			return fileattr.At(hdr.Name, err)
-		}
+	err = u.members(a)
+	if failed := u.writers.finish(); failed != nil {
+		err = failed // it is of an earlier member
+	}
+	if err != nil {
+		return err
 	}
 	if err := a.drain(); err != nil {
 		return err
@@ -86,6 +67,39 @@ func Unpack(r io.Reader, dir string, o UnpackOptions) error {
 	}
 	if o.Notices != nil {
 		u.notices(o.Notices)
+	}
+	return nil
+}
+
+// members unpacks the members of the archive, until one fails. What the regular
+// files hold is left to the writers.
+func (u *unpacker) members(a *archive) error {
+	blocks := &blockReader{r: a}
+	tr := tar.NewReader(blocks)
+	for !u.writers.broken.Load() {
+		blocks.zero = false
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			if !blocks.zero {
+				// Cut off between two members; archive/tar takes it for the end.
+				return a.cause(io.ErrUnexpectedEOF, u.count == 0)
+			}
+			break
+		}
+		if err != nil {
+			if errors.Is(err, tar.ErrHeader) {
+				err = errHeader
+			}
+			return a.cause(err, u.count == 0)
+		}
+		u.count++
+		if err := u.member(hdr, tr); err != nil {
+			var broken readError
+			if errors.As(err, &broken) {
+				return a.cause(broken.error, false)
+			}
+			return fileattr.At(hdr.Name, err)
+		}
 	}
 	return nil
 }
@@ -118,7 +132,9 @@ func (b *blockReader) Read(p []byte) (int, error) {
 type unpacker struct {
 	root  *dirHandle
 	cache map[string]*dirHandle // by the member's directory name, cleaned
-	buf   []byte
+	count int                   // of members so far
+
+	writers *writers
 
 	// What becomes of directories in the end: their times change, and their
 	// modes may forbid, as long as something is put into them; default access
@@ -130,14 +146,17 @@ type unpacker struct {
 
 	// Devices that could not be made: hard links to them cannot, either.
 	skipped map[string]bool
+
+	mu      sync.Mutex // guards what follows, which the writers change, too
 	refused map[string]*refusal
 }
 
 // refusal counts what was refused for one reason.
 type refusal struct {
-	count int
-	first string
-	err   error
+	count  int
+	member int // the first one
+	first  string
+	err    error
 }
 
 // dirHandle is an open directory of the tree.
@@ -156,16 +175,19 @@ func newUnpacker(dir string) (*unpacker, error) {
 	if err != nil {
 		return nil, errs.Path(dir, err)
 	}
-	return &unpacker{
+	u := &unpacker{
 		root:      &dirHandle{fd: fd},
 		cache:     map[string]*dirHandle{},
-		buf:       make([]byte, 256<<10),
 		dirs:      map[string]*fileattr.Attributes{"": implicitDir()},
 		whiteouts: map[string]map[string]bool{},
 		opaque:    map[string]bool{},
 		skipped:   map[string]bool{},
 		refused:   map[string]*refusal{},
-	}, nil
+	}
+	u.writers = startWriters(func(f *newFile) error {
+		return u.setAttributes(-1, "", f.fd, false, f.attr, f.member, f.name)
+	})
+	return u, nil
 }
 
 func (u *unpacker) close() {
@@ -225,7 +247,7 @@ func (u *unpacker) member(hdr *tar.Header, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	fd, link := -1, false
+	link := false
 	switch hdr.Typeflag {
 	case tar.TypeDir, 'D': // D: a directory of GNU tar's incremental backups
 		return u.makeDir(dir, base, attr)
@@ -242,20 +264,28 @@ func (u *unpacker) member(hdr *tar.Header, r io.Reader) error {
 			return nil
 		}
 	default: // POSIX: what is not known is a regular file
-		err = u.place(dir, base, func() error {
-			var err error
-			fd, err = openat(dir.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-			return err
-		})
-		if err == nil {
-			defer unix.Close(fd)
-			err = u.content(fd, r)
-		}
+		return u.regular(hdr, dir, base, attr, r)
 	}
 	if err != nil {
 		return err
 	}
-	return u.setAttributes(dir, base, fd, link, attr, hdr.Name)
+	return u.setAttributes(dir.fd, base, -1, link, attr, u.count, hdr.Name)
+}
+
+// regular makes a regular file, which the writers fill.
+func (u *unpacker) regular(hdr *tar.Header, dir *dirHandle, base string, attr *fileattr.Attributes, r io.Reader) error {
+	f := &newFile{member: u.count, name: hdr.Name, attr: attr}
+	err := u.place(dir, base, func() (err error) {
+		f.fd, err = openat(dir.fd, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := u.writers.take(f, r, hdr.Size); err != nil {
+		return readError{err}
+	}
+	return nil
 }
 
 // attributes returns what the header says of a member's attributes, without
@@ -268,7 +298,7 @@ func (u *unpacker) attributes(hdr *tar.Header) (*fileattr.Attributes, error) {
 	}
 	list, bad := fileattr.FromRecords(hdr.PAXRecords)
 	for _, err := range bad {
-		u.refuse("extended attributes", hdr.Name, err)
+		u.refuse("extended attributes", u.count, hdr.Name, err)
 	}
 	for _, x := range list {
 		if x.Name = storedXattr(x.Name); x.Name != "" {
@@ -583,77 +613,27 @@ func (u *unpacker) device(hdr *tar.Header, dir *dirHandle, base string) (bool, e
 	dev := unix.Mkdev(uint32(hdr.Devmajor), uint32(hdr.Devminor))
 	err := u.place(dir, base, func() error { return unix.Mknodat(dir.fd, base, kind|0o600, int(dev)) })
 	if err == unix.EPERM {
-		u.refuse("device nodes", hdr.Name, err)
+		u.refuse("device nodes", u.count, hdr.Name, err)
 		u.skipped[path.Join(dir.name, base)] = true
 		return false, nil
 	}
 	return true, err
 }
 
-// hole is the least number of zeros that become a hole.
-const hole = 4096
-
-// content writes the content that r gives. Blocks of zeros become holes: that
-// keeps the ones of sparse files, which archive/tar fills with zeros.
-func (u *unpacker) content(fd int, r io.Reader) error {
-	var size, written int64
-	for {
-		n, err := io.ReadFull(r, u.buf)
-		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return readError{err}
-		}
-		for rest := u.buf[:n]; len(rest) > 0; {
-			length := min(hole, len(rest))
-			if length == hole && isZero(rest[:hole]) {
-				size += hole
-				rest = rest[hole:]
-				continue
-			}
-			for length < len(rest) {
-				next := rest[length:min(length+hole, len(rest))]
-				if len(next) == hole && isZero(next) {
-					break
-				}
-				length += len(next)
-			}
-			if err := pwrite(fd, rest[:length], size); err != nil {
-				return err
-			}
-			size += int64(length)
-			written = size
-			rest = rest[length:]
-		}
-		if err != nil {
-			break
-		}
-	}
-	// ErrUnexpectedEOF may be ReadFull's, for content that ends in the middle
-	// of the buffer, or archive/tar's, which then says it again.
-	if _, err := r.Read(u.buf[:1]); err != io.EOF {
-		return readError{err}
-	}
-	if size > written {
-		return fileattr.Retry(func() error { return unix.Ftruncate(fd, size) })
-	}
-	return nil
-}
-
-var zeros [hole]byte
-
-func isZero(p []byte) bool { return bytes.Equal(p, zeros[:len(p)]) }
-
-func (u *unpacker) setAttributes(dir *dirHandle, base string, fd int, link bool, attr *fileattr.Attributes, name string) error {
-	return fileattr.Set(dir.fd, base, fd, link, attr, func(what string, err error) error {
+// setAttributes sets attributes as fileattr.Set does. name is that of the member
+// with this number.
+func (u *unpacker) setAttributes(dirfd int, base string, fd int, link bool, attr *fileattr.Attributes, member int, name string) error {
+	return fileattr.Set(dirfd, base, fd, link, attr, func(what string, err error) error {
 		switch {
 		case what == fileattr.Owner && (err == unix.EPERM || err == unix.EINVAL):
 			if err == unix.EINVAL {
 				err = errUnmapped
 			}
-			u.refuse("owners", name, err)
+			u.refuse("owners", member, name, err)
 		case what == fileattr.Owner || what == fileattr.Mode || what == fileattr.Times:
 			return err
 		case err == unix.EPERM || err == unix.EACCES || err == unix.EOPNOTSUPP || err == unix.EINVAL:
-			u.refuse("extended attributes", name, errs.Path(fileattr.Show(what), err))
+			u.refuse("extended attributes", member, name, errs.Path(fileattr.Show(what), err))
 		default:
 			return errs.Path(fileattr.Show(what), err)
 		}
@@ -684,7 +664,7 @@ func (u *unpacker) finishDirs() error {
 		if err != nil {
 			continue
 		}
-		err = u.setAttributes(parent, base, fd, false, u.dirs[name], "./"+name)
+		err = u.setAttributes(parent.fd, base, fd, false, u.dirs[name], u.count, "./"+name)
 		unix.Close(fd)
 		if err != nil {
 			return fileattr.At("./"+name, err)
@@ -693,12 +673,17 @@ func (u *unpacker) finishDirs() error {
 	return nil
 }
 
-// refuse remembers that something was left out.
-func (u *unpacker) refuse(what, name string, err error) {
+// refuse remembers that something of the member with this number was left out.
+func (u *unpacker) refuse(what string, member int, name string, err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	r := u.refused[what]
 	if r == nil {
-		r = &refusal{first: name, err: err}
+		r = &refusal{member: member, first: name, err: err}
 		u.refused[what] = r
+	}
+	if member < r.member {
+		r.member, r.first, r.err = member, name, err
 	}
 	r.count++
 }
@@ -732,18 +717,4 @@ func readlinkat(dir int, name string) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(dir, name, buf)
 	return string(buf[:max(n, 0)]), err
-}
-
-func pwrite(fd int, p []byte, off int64) error {
-	for len(p) > 0 {
-		n, err := unix.Pwrite(fd, p, off)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		p, off = p[n:], off+int64(n)
-	}
-	return nil
 }

@@ -315,8 +315,13 @@ func TestOneID(t *testing.T) {
 	g.Uid = 6
 	g.PAXRecords = map[string]string{"SCHILY.xattr.trusted.x": "1", "SCHILY.xattr.user.ok": "1", "SCHILY.xattr.security.capability": netRaw}
 	dev := member(tar.TypeBlock, "dev")
-	dir, notices, err := unpack(t, archiveOf(t, f, content, g, dev, link(tar.TypeLink, "dev2", "dev"),
-		&tar.Header{Typeflag: tar.TypeReg, Name: ".wh.gone"}))
+	parts := []any{f, content, g, dev, link(tar.TypeLink, "dev2", "dev"), &tar.Header{Typeflag: tar.TypeReg, Name: ".wh.gone"}}
+	for range 100 { // the first one is named, although several are filled at once
+		h, _ := file("many", "")
+		h.Uid = 7
+		parts = append(parts, h)
+	}
+	dir, notices, err := unpack(t, archiveOf(t, parts...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -326,12 +331,12 @@ func TestOneID(t *testing.T) {
 	if getxattr(t, filepath.Join(dir, "g"), "user.ok") != "1" || getxattr(t, filepath.Join(dir, "g"), "security.capability") != netRaw {
 		t.Error("attributes of g")
 	}
-	if got := list(t, dir); got != "f- g- goneD" {
+	if got := list(t, dir); got != "f- g- goneD many-" {
 		t.Error(got)
 	}
 	want := `plash: device nodes could not be kept, 1 in all, the first at dev: Operation not permitted
 plash: extended attributes could not be kept, 1 in all, the first at g: trusted.x: Operation not permitted
-plash: owners could not be kept, 2 in all, the first at f: only ids that are mapped into the user namespace can own files here
+plash: owners could not be kept, 102 in all, the first at f: only ids that are mapped into the user namespace can own files here
 `
 	if notices != want {
 		t.Errorf("notices:\n%s", notices)

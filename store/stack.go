@@ -43,8 +43,7 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 		if err := union.Seal(dir, tmp.Path); err != nil && !errors.Is(err, unix.EXDEV) {
 			return 0, err
 		}
-		writeIndex(node, dir)
-		if err := syncFS(node); err != nil {
+		if err := syncAndIndex(node, dir); err != nil {
 			return 0, err
 		}
 		// The move is the last step but one: to be killed must not leave dir
@@ -67,8 +66,7 @@ func (s *Store) StackMeta(parent ID, dir string, m Meta) (ID, error) {
 		return 0, err
 	}
 	os.Remove(filepath.Join(node, indexFile))
-	writeIndex(node, root(node))
-	if err := syncFS(node); err != nil {
+	if err := syncAndIndex(node, root(node)); err != nil {
 		return 0, err
 	}
 	id, err := s.place(parent, node, "")
@@ -104,11 +102,24 @@ func (s *Store) StackEmpty(parent ID, m Meta) (ID, error) {
 	if err != nil {
 		return 0, errs.Path(node, err)
 	}
-	writeIndex(node, root(node))
-	if err := syncFS(node); err != nil {
+	if err := syncAndIndex(node, root(node)); err != nil {
 		return 0, err
 	}
 	return s.place(parent, node, "")
+}
+
+// syncAndIndex writes the file system to disk, and meanwhile the index of the
+// layer at dir, which becomes node's. The index need not be on the disk: after a
+// crash it is one of another layer, or damaged, and not used.
+func syncAndIndex(node, dir string) error {
+	indexed := make(chan struct{})
+	go func() {
+		defer close(indexed)
+		writeIndex(node, dir)
+	}()
+	err := syncFS(node)
+	<-indexed
+	return err
 }
 
 // writeIndex writes the index of the layer at dir, which becomes node's. That

@@ -10,6 +10,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -45,8 +46,9 @@ const (
 )
 
 // Set gives the entry name of the directory dirfd (never what a link there
-// points to) the attributes a. fd is an open descriptor of the entry, or -1 if
-// there is none, as for links and devices. link says that it is a symbolic link.
+// points to) the attributes a. fd is an open descriptor of the entry, by which
+// alone it is reached then, or -1 if there is none, as for links and devices.
+// link says that it is a symbolic link.
 //
 // When something is refused, Set asks refused whether to go on: it is called
 // with Owner, Mode, Times or the attribute's name, and the cause; an error it
@@ -102,8 +104,21 @@ func Set(dirfd int, name string, fd int, link bool, a *Attributes, refused func(
 		return err
 	}
 	return do(Times, func() error {
-		return unix.UtimesNanoAt(dirfd, name, []unix.Timespec{a.Atime, a.Mtime}, unix.AT_SYMLINK_NOFOLLOW)
+		times := [2]unix.Timespec{a.Atime, a.Mtime}
+		if fd >= 0 {
+			return futimens(fd, &times)
+		}
+		return unix.UtimesNanoAt(dirfd, name, times[:], unix.AT_SYMLINK_NOFOLLOW)
 	})
+}
+
+// futimens is futimens(3): the system call does without a path.
+func futimens(fd int, times *[2]unix.Timespec) error {
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(times)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func setxattr(dirfd int, name string, fd int, x Xattr) error {

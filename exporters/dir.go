@@ -109,10 +109,6 @@ func (d *dirWriter) visit(e *entry) error {
 	if e.first != "" {
 		return d.error(e, fileattr.Retry(func() error { return unix.Linkat(d.root, e.first, d.at, e.name, 0) }))
 	}
-	attr, err := e.attributes()
-	if err != nil {
-		return err
-	}
 	fd := -1
 	switch e.kind() {
 	case unix.S_IFREG:
@@ -135,27 +131,23 @@ func (d *dirWriter) visit(e *entry) error {
 			return d.error(e, err)
 		}
 	}
-	return d.set(d.at, e, fd, attr)
+	return d.set(d.at, e, fd)
 }
 
 func (d *dirWriter) leave(e *entry) error {
-	attr, err := e.attributes()
-	if err != nil {
-		return err
-	}
 	if e.path == "" {
 		if d.marker != "" {
 			if err := unix.Unlinkat(d.root, d.marker, 0); err != nil {
 				return d.error(e, err)
 			}
 		}
-		return d.set(d.root, e, d.root, attr)
+		return d.set(d.root, e, d.root)
 	}
 	parent, err := openDir(d.at, "..")
 	if err != nil {
 		return d.error(e, err)
 	}
-	err = d.set(parent, e, d.at, attr)
+	err = d.set(parent, e, d.at)
 	unix.Close(d.at)
 	d.at = parent
 	return err
@@ -163,10 +155,11 @@ func (d *dirWriter) leave(e *entry) error {
 
 // copy makes a copy of e's content.
 func (d *dirWriter) copy(e *entry) (*os.File, error) {
-	in, size, data, err := e.open()
+	from, size, data, err := e.open()
 	if err != nil {
 		return nil, err
 	}
+	in := os.NewFile(uintptr(from), e.name)
 	defer in.Close()
 	fd, err := openFile(d.at, e.name)
 	if err != nil {
@@ -200,7 +193,13 @@ func (d *dirWriter) copy(e *entry) (*os.File, error) {
 	return out, nil
 }
 
-func (d *dirWriter) set(dirfd int, e *entry, fd int, attr *fileattr.Attributes) error {
+// set gives what has been made of e, name e.name in dirfd or the descriptor fd,
+// its attributes.
+func (d *dirWriter) set(dirfd int, e *entry, fd int) (err error) {
+	attr := e.attributes()
+	if attr.Xattrs, err = e.xattrs(-1); err != nil {
+		return err
+	}
 	return fileattr.Set(dirfd, e.name, fd, e.kind() == unix.S_IFLNK, attr, func(what string, err error) error {
 		return d.error(e, fileattr.At(what, err))
 	})

@@ -495,7 +495,7 @@ func TestBigNumbers(t *testing.T) {
 		}
 	}
 	for n := 0; n < 2000; n++ {
-		if r := record("k", strings.Repeat("v", n)); !strings.HasPrefix(r, fmt.Sprint(len(r))+" ") {
+		if r := line("k", strings.Repeat("v", n)); !strings.HasPrefix(r, fmt.Sprint(len(r))+" ") {
 			t.Fatalf("%d: record of %d bytes says %.5s", n, len(r), r)
 		}
 	}

@@ -36,10 +36,10 @@ type header struct {
 	records      map[string]string // PAX records
 }
 
-// encode returns the header's block, as POSIX.1-2001 describes it for pax
+// encode appends the header's block to out, as POSIX.1-2001 describes it for pax
 // ("ustar Interchange Format"), before it the extended header with the records
 // and with what does not fit into the block.
-func (h *header) encode() []byte {
+func (h *header) encode(out []byte) []byte {
 	var b [blockSize]byte
 	h.text(b[0:100], h.name, "path")
 	h.number(b[100:108], int64(h.attr.Mode), "")
@@ -48,7 +48,7 @@ func (h *header) encode() []byte {
 	h.number(b[124:136], h.size, "size")
 	h.number(b[136:148], h.attr.Mtime.Sec, "mtime")
 	if h.attr.Mtime.Nsec != 0 || h.attr.Mtime.Sec < 0 {
-		h.records["mtime"] = decimal(h.attr.Mtime)
+		h.record("mtime", decimal(h.attr.Mtime))
 	}
 	b[156] = h.kind
 	h.text(b[157:257], h.link, "linkpath")
@@ -60,10 +60,11 @@ func (h *header) encode() []byte {
 	for _, c := range b {
 		sum += int(c)
 	}
-	copy(b[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	octal(b[148:154], int64(sum))
+	copy(b[154:], "\x00 ")
 
 	if len(h.records) == 0 {
-		return b[:]
+		return append(out, b[:]...)
 	}
 	keys := make([]string, 0, len(h.records))
 	for key := range h.records {
@@ -72,11 +73,11 @@ func (h *header) encode() []byte {
 	sort.Strings(keys)
 	var list strings.Builder
 	for _, key := range keys {
-		list.WriteString(record(key, h.records[key]))
+		list.WriteString(line(key, h.records[key]))
 	}
 	ext := header{name: "PaxHeaders/" + h.name, kind: typePAX, size: int64(list.Len()), attr: &fileattr.Attributes{Mode: 0o644}}
 	ext.name = ext.name[:min(len(ext.name), 100)]
-	out := append(ext.encode(), list.String()...)
+	out = append(ext.encode(out), list.String()...)
 	out = append(out, make([]byte, padding(ext.size))...)
 	return append(out, b[:]...)
 }
@@ -84,7 +85,7 @@ func (h *header) encode() []byte {
 // text fills a field; what is too long for it goes into the record key.
 func (h *header) text(field []byte, s, key string) {
 	if copy(field, s) < len(s) {
-		h.records[key] = s
+		h.record(key, s)
 	}
 }
 
@@ -92,17 +93,31 @@ func (h *header) text(field []byte, s, key string) {
 // the record key.
 func (h *header) number(field []byte, n int64, key string) {
 	digits := len(field) - 1
-	s := strconv.FormatInt(n, 8)
-	if n < 0 || len(s) > digits {
-		h.records[key] = strconv.FormatInt(n, 10)
-		s = ""
+	if n < 0 || n>>(3*digits) != 0 {
+		h.record(key, strconv.FormatInt(n, 10))
+		n = 0
 	}
-	copy(field, strings.Repeat("0", digits-len(s))+s)
+	octal(field[:digits], n)
 }
 
-// record returns one line of an extended header, which begins with its own
+// octal fills a field with octal digits.
+func octal(field []byte, n int64) {
+	for i := range field {
+		field[i] = '0' + byte(n>>(3*(len(field)-1-i))&7)
+	}
+}
+
+// record adds a record.
+func (h *header) record(key, value string) {
+	if h.records == nil {
+		h.records = map[string]string{}
+	}
+	h.records[key] = value
+}
+
+// line returns one line of an extended header, which begins with its own
 // length.
-func record(key, value string) string {
+func line(key, value string) string {
 	rest := len(" =\n") + len(key) + len(value)
 	size := rest + len(strconv.Itoa(rest))
 	if len(strconv.Itoa(size)) > len(strconv.Itoa(rest)) {

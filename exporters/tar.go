@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
@@ -20,14 +19,8 @@ import (
 // tar does. What cannot be read is an error that begins with the path in the
 // image; an error of w is without one.
 func Tar(u *union.Union, w io.Writer) error {
-	t := &tarWriter{out: &sink{w: w}}
-	t.w = bufio.NewWriterSize(t.out, 256<<10)
-	if f, ok := w.(*os.File); ok {
-		var st unix.Stat_t
-		if unix.Fstat(int(f.Fd()), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFREG {
-			t.self = &st
-		}
-	}
+	t := &tarWriter{out: newSink(w)}
+	t.w = bufio.NewWriterSize(t.out, bufferSize)
 	err := walk(u, t)
 	if err == nil {
 		// Two blocks of zeros end an archive.
@@ -42,24 +35,9 @@ func Tar(u *union.Union, w io.Writer) error {
 	return err
 }
 
-// sink remembers how writing failed.
-type sink struct {
-	w   io.Writer
-	err error
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
-	if err != nil {
-		s.err = err
-	}
-	return n, err
-}
-
 type tarWriter struct {
-	out  *sink
-	w    *bufio.Writer
-	self *unix.Stat_t // of the archive, which may be a file of the tree; nil
+	out *sink
+	w   *bufio.Writer // to out
 }
 
 func (t *tarWriter) leave(*entry) error           { return nil }
@@ -77,18 +55,16 @@ func (t *tarWriter) visit(e *entry) error {
 	if e.kind() == unix.S_IFSOCK {
 		return nil
 	}
-	attr, err := e.attributes()
-	if err != nil {
-		return err
-	}
-	h := &header{name: tarName(e.path), attr: attr, records: map[string]string{}}
+	h := &header{name: tarName(e.path), attr: e.attributes()}
 	if e.first != "" {
 		h.kind, h.link = typeLink, tarName(e.first)
 		return t.write(h)
 	}
-	for _, x := range attr.Xattrs {
-		key, value := fileattr.Record(x)
-		h.records[key] = value
+	if e.kind() == unix.S_IFREG {
+		return t.regular(e, h)
+	}
+	if err := h.xattrs(e, -1); err != nil {
+		return err
 	}
 	switch e.kind() {
 	case unix.S_IFDIR:
@@ -98,9 +74,11 @@ func (t *tarWriter) visit(e *entry) error {
 		}
 	case unix.S_IFLNK:
 		h.kind = typeSymlink
-		if h.link, err = e.u.Readlink(e.node); err != nil {
+		target, err := e.u.Readlink(e.node)
+		if err != nil {
 			return err
 		}
+		h.link = target
 	case unix.S_IFIFO:
 		h.kind = typeFifo
 	case unix.S_IFCHR, unix.S_IFBLK:
@@ -109,21 +87,32 @@ func (t *tarWriter) visit(e *entry) error {
 			h.kind = typeBlock
 		}
 		h.major, h.minor = unix.Major(e.st.Rdev), unix.Minor(e.st.Rdev)
-	default:
-		return t.regular(e, h)
 	}
 	return t.write(h)
 }
 
+// xattrs puts the extended attributes of e, of which fd is a descriptor or -1,
+// into the header.
+func (h *header) xattrs(e *entry, fd int) error {
+	list, err := e.xattrs(fd)
+	for _, x := range list {
+		h.record(fileattr.Record(x))
+	}
+	return err
+}
+
 // regular writes a regular file.
 func (t *tarWriter) regular(e *entry, h *header) error {
-	f, size, data, err := e.open()
+	fd, size, data, err := e.open()
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if t.self != nil && e.st.Dev == t.self.Dev && e.st.Ino == t.self.Ino {
-		return nil
+	defer unix.Close(fd)
+	if t.out.is(&e.st) {
+		return nil // the archive itself may be a file of the tree
+	}
+	if err := h.xattrs(e, fd); err != nil {
+		return err
 	}
 	h.kind, h.size = typeReg, size
 	list := sparseMap(data, size)
@@ -140,26 +129,57 @@ func (t *tarWriter) regular(e *entry, h *header) error {
 		return err
 	}
 	for _, x := range data {
-		if _, err := f.Seek(x.off, io.SeekStart); err != nil {
-			return err
-		}
-		if _, err := io.CopyN(t.w, f, x.size); err == io.EOF {
-			return errShrank
-		} else if err != nil {
+		if err := t.copy(fd, x); err != nil {
 			return err
 		}
 	}
 	return t.pad(h.size)
 }
 
+// copy writes a piece of the file fd.
+func (t *tarWriter) copy(fd int, x extent) error {
+	if x.size >= leastMoved && t.out.pipe != nil {
+		if err := t.w.Flush(); err != nil {
+			return err
+		}
+		moved := t.out.move(fd, x)
+		x.off, x.size = x.off+moved, x.size-moved
+	}
+	for x.size > 0 {
+		if t.w.Available() == 0 {
+			if err := t.w.Flush(); err != nil {
+				return err
+			}
+		}
+		// Read into the writer's own buffer, so that it copies nothing.
+		buf := t.w.AvailableBuffer()
+		n, err := unix.Pread(fd, buf[:min(x.size, int64(cap(buf)))], x.off)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return err
+		case n == 0:
+			return errShrank
+		}
+		if _, err := t.w.Write(buf[:n]); err != nil {
+			return err
+		}
+		x.off, x.size = x.off+int64(n), x.size-int64(n)
+	}
+	return nil
+}
+
 func (t *tarWriter) write(h *header) error {
-	_, err := t.w.Write(h.encode())
+	_, err := t.w.Write(h.encode(t.w.AvailableBuffer()))
 	return err
 }
 
+var zeros [blockSize]byte
+
 // pad fills the last block of content of this size.
 func (t *tarWriter) pad(size int64) error {
-	_, err := t.w.Write(make([]byte, padding(size)))
+	_, err := t.w.Write(zeros[:padding(size)])
 	return err
 }
 
@@ -187,10 +207,10 @@ func sparseMap(data []extent, size int64) []byte {
 
 // sparse makes h the header of a sparse file of this size.
 func (h *header) sparse(list []byte, data []extent, size int64) {
-	h.records["GNU.sparse.major"] = "1"
-	h.records["GNU.sparse.minor"] = "0"
-	h.records["GNU.sparse.name"] = h.name
-	h.records["GNU.sparse.realsize"] = fmt.Sprint(size)
+	h.record("GNU.sparse.major", "1")
+	h.record("GNU.sparse.minor", "0")
+	h.record("GNU.sparse.name", h.name)
+	h.record("GNU.sparse.realsize", fmt.Sprint(size))
 	// Under this name it is unpacked by programs that do not know the format.
 	dir, base := path.Split(h.name)
 	h.name = dir + "GNUSparseFile.0/" + base

@@ -4,7 +4,6 @@ package exporters
 
 import (
 	"errors"
-	"os"
 	"sort"
 	"strings"
 
@@ -39,7 +38,11 @@ type visitor interface {
 // path in the image.
 func walk(u *union.Union, v visitor) error {
 	w := &walker{u, v, map[uint64]string{}}
-	return w.walk(&entry{u: u, node: u.Root(), name: "."})
+	root := &entry{u: u, node: u.Root(), name: "."}
+	if err := u.Getattr(root.node, &root.st); err != nil {
+		return root.error(err)
+	}
+	return w.walk(root)
 }
 
 type walker struct {
@@ -49,9 +52,6 @@ type walker struct {
 }
 
 func (w *walker) walk(e *entry) error {
-	if err := w.u.Getattr(e.node, &e.st); err != nil {
-		return e.error(err)
-	}
 	if e.kind() != unix.S_IFDIR {
 		if e.st.Nlink > 1 {
 			if e.first = w.links[e.st.Ino]; e.first == "" {
@@ -72,7 +72,7 @@ func (w *walker) walk(e *entry) error {
 	}
 	sort.Slice(names, func(i, j int) bool { return names[i].Name < names[j].Name })
 	for _, d := range names {
-		child, err := w.u.Lookup(e.node, d.Name)
+		child, st, err := w.u.LookupStat(e.node, d.Name)
 		path := strings.TrimPrefix(e.path+"/"+d.Name, "/")
 		if err == unix.ENOENT {
 			continue // a live layer: it has just been removed
@@ -80,7 +80,7 @@ func (w *walker) walk(e *entry) error {
 		if err != nil {
 			return (&entry{path: path}).error(err)
 		}
-		err = w.walk(&entry{u: w.u, node: child, path: path, name: d.Name})
+		err = w.walk(&entry{u: w.u, node: child, path: path, name: d.Name, st: *st})
 		w.u.Forget(child, 1)
 		if err != nil {
 			return err
@@ -105,14 +105,18 @@ type targetError struct{ error }
 
 func (t targetError) Unwrap() error { return t.error }
 
-// attributes returns what e has besides content and name. The labels of this
-// host's security policy are no part of the image.
-func (e *entry) attributes() (*fileattr.Attributes, error) {
-	a := &fileattr.Attributes{
+// attributes returns what e has besides content, name and extended attributes.
+func (e *entry) attributes() *fileattr.Attributes {
+	return &fileattr.Attributes{
 		Mode: e.st.Mode & 0o7777, UID: int(e.st.Uid), GID: int(e.st.Gid),
 		Atime: e.st.Atim, Mtime: e.st.Mtim,
 	}
-	names, err := e.u.Listxattr(e.node)
+}
+
+// xattrs returns e's extended attributes; fd is a descriptor of it, or -1. The
+// labels of this host's security policy are no part of the image.
+func (e *entry) xattrs(fd int) (list []fileattr.Xattr, err error) {
+	names, err := e.u.Listxattr(e.node, fd)
 	if err != nil && err != unix.EOPNOTSUPP {
 		return nil, err
 	}
@@ -129,9 +133,9 @@ func (e *entry) attributes() (*fileattr.Attributes, error) {
 		if err != nil {
 			return nil, fileattr.At(name, err)
 		}
-		a.Xattrs = append(a.Xattrs, fileattr.Xattr{Name: name, Value: value[:size]})
+		list = append(list, fileattr.Xattr{Name: name, Value: value[:size]})
 	}
-	return a, nil
+	return list, nil
 }
 
 // extent is a piece of a file that holds data.
@@ -139,27 +143,27 @@ type extent struct{ off, size int64 }
 
 var errShrank = errors.New("became shorter while it was read")
 
-// open opens the regular file e and returns its size and where in it there is
-// data; between the extents are holes.
-func (e *entry) open() (f *os.File, size int64, data []extent, err error) {
-	if f, err = e.u.Open(e.node); err != nil {
-		return nil, 0, nil, err
+// open opens the regular file e, which the caller closes, and returns its size
+// and where in it there is data; between the extents are holes.
+func (e *entry) open() (fd int, size int64, data []extent, err error) {
+	if fd, err = e.u.Open(e.node); err != nil {
+		return -1, 0, nil, err
 	}
-	defer func() {
-		if err != nil {
-			f.Close()
-		}
-	}()
-	fd := int(f.Fd())
 	var st unix.Stat_t
 	if err = fileattr.Retry(func() error { return unix.Fstat(fd, &st) }); err != nil {
-		return nil, 0, nil, err
+		unix.Close(fd)
+		return -1, 0, nil, err
 	}
 	e.st.Dev, e.st.Ino = st.Dev, st.Ino
 	if st.Blocks*512 >= st.Size {
-		return f, st.Size, whole(st.Size), nil
+		return fd, st.Size, whole(st.Size), nil
 	}
-	for off := int64(0); off < st.Size; {
+	return fd, st.Size, extents(fd, st.Size), nil
+}
+
+// extents returns where in the file fd of this size there is data.
+func extents(fd int, size int64) (data []extent) {
+	for off := int64(0); off < size; {
 		from, err := unix.Seek(fd, off, unix.SEEK_DATA)
 		if err == unix.ENXIO {
 			break // a hole to the end
@@ -169,16 +173,15 @@ func (e *entry) open() (f *os.File, size int64, data []extent, err error) {
 			to, err = unix.Seek(fd, from, unix.SEEK_HOLE)
 		}
 		if err != nil { // this file system does not know holes
-			data = whole(st.Size)
-			break
+			return whole(size)
 		}
 		// A file of a live layer may have grown.
-		if to = min(to, st.Size); from < to {
+		if to = min(to, size); from < to {
 			data = append(data, extent{from, to - from})
 		}
 		off = max(to, from)
 	}
-	return f, st.Size, data, nil
+	return data
 }
 
 func whole(size int64) []extent {

@@ -140,7 +140,7 @@ func (f *fileSystem) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte)
 	if f.noXattrs {
 		return 0, fuse.ENOSYS
 	}
-	names, err := f.u.Listxattr(f.node(h.NodeId))
+	names, err := f.u.Listxattr(f.node(h.NodeId), -1)
 	if err != nil {
 		return 0, status(err)
 	}

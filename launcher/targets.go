@@ -99,7 +99,7 @@ func targetLayer(u *union.Union, missing []missingTarget) (*os.File, error) {
 
 // copyAttributes lets the directory at to look like the node n.
 func copyAttributes(u *union.Union, n *union.Node, st *unix.Stat_t, to string) error {
-	names, err := u.Listxattr(n)
+	names, err := u.Listxattr(n, -1)
 	if err != nil && err != unix.EOPNOTSUPP {
 		return err
 	}

@@ -201,10 +201,11 @@ func TestManyLayers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			file, err := u.Open(node)
+			fd, err := u.Open(node)
 			if err != nil {
 				t.Fatal(err)
 			}
+			file := os.NewFile(uintptr(fd), name)
 			if got, err := io.ReadAll(file); err != nil || string(got) != want {
 				t.Errorf("%s: %q, %v", name, got, err)
 			}

@@ -496,13 +496,9 @@ func copyXattrs(src, dst ref) error {
 
 // listxattr returns the names of the object's attributes as they are stored.
 func listxattr(r ref) ([]string, error) {
-	call := unix.Llistxattr
-	if r.name == "" {
-		call = unix.Listxattr
-	}
 	buf := make([]byte, 1024)
 	for {
-		n, err := call(r.path(), buf)
+		n, err := r.listxattr(buf)
 		if err == unix.ERANGE {
 			buf = make([]byte, 64<<10)
 			continue
@@ -516,6 +512,17 @@ func listxattr(r ref) ([]string, error) {
 		}
 		return names, nil
 	}
+}
+
+func (r ref) listxattr(buf []byte) (int, error) {
+	if r.name != "" {
+		return unix.Llistxattr(r.path(), buf)
+	}
+	n, err := unix.Flistxattr(r.fd, buf)
+	if err == unix.EBADF { // one with O_PATH
+		return unix.Listxattr(r.path(), buf)
+	}
+	return n, err
 }
 
 func getxattr(r ref, name string) ([]byte, error) {

@@ -1,8 +1,6 @@
 package union
 
 import (
-	"os"
-
 	"golang.org/x/sys/unix"
 )
 
@@ -60,21 +58,18 @@ func (r ref) openData(u *Union, upper bool) (int, error) {
 }
 
 // Open returns a descriptor of its own for reading the regular file n as it
-// lies in its layer; the caller closes it.
-func (u *Union) Open(n *Node) (*os.File, error) {
+// lies in its layer; the caller closes it. It does not block on what is not a
+// regular file any more, in a live layer.
+func (u *Union) Open(n *Node) (int, error) {
 	if n.typ != unix.S_IFREG {
-		return nil, unix.EINVAL
+		return -1, unix.EINVAL
 	}
 	r, err := u.ref(n)
 	if err != nil {
-		return nil, err
+		return -1, err
 	}
 	defer r.done()
-	fd, err := r.openData(u, false)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), n.name), nil
+	return r.openData(u, false)
 }
 
 // Read reads into buf from offset off and returns how many bytes there were;

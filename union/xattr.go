@@ -45,13 +45,17 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
 	return r.getxattr(storedXattr(name), buf)
 }
 
-// Listxattr returns the names of n's attributes.
-func (u *Union) Listxattr(n *Node) ([]string, error) {
+// Listxattr returns the names of n's attributes. fd is a descriptor from Open,
+// by which it is done faster, or -1.
+func (u *Union) Listxattr(n *Node, fd int) ([]string, error) {
 	r, err := u.ref(n)
 	if err != nil {
 		return nil, err
 	}
 	defer r.done()
+	if fd >= 0 {
+		r.fd, r.name = fd, ""
+	}
 	if r.fd < 0 {
 		return nil, nil
 	}

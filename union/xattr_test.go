@@ -1,0 +1,63 @@
+package union
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
+)
+
+// The names of attributes are the same by a descriptor, of a directory that may
+// be searched but not read, and for what the marks of overlayfs hide.
+func TestListxattr(t *testing.T) {
+	low := t.TempDir()
+	write(t, low, "file", "dir/", "closed/in")
+	for _, name := range []string{"file", "dir", "closed"} {
+		for _, attr := range []string{"user.a", "user.overlay.opaque", "user.overlay.overlay.x"} {
+			if err := unix.Setxattr(filepath.Join(low, name), attr, []byte("v"), 0); err != nil {
+				t.Skip(err)
+			}
+		}
+	}
+	if err := os.Chmod(filepath.Join(low, "closed"), 0o311); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Chmod(filepath.Join(low, "closed"), 0o700) })
+	usertest.WithRights(t, []string{low}, func() {
+		u, err := New(Config{Lowers: []Layer{lay(t, low)}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer u.Close()
+		check := func(name string, fd int) {
+			got, err := u.Listxattr(walk(t, u, name), fd)
+			got = slices.DeleteFunc(got, func(s string) bool { return strings.HasPrefix(s, "security.") })
+			slices.Sort(got)
+			if err != nil || !slices.Equal(got, []string{"user.a", "user.overlay.x"}) {
+				t.Errorf("%s, descriptor %d: %q, %v", name, fd, got, err)
+			}
+		}
+		fd, err := u.Open(walk(t, u, "file"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer unix.Close(fd)
+		check("file", fd)
+		check("file", -1)
+		check("dir", -1)
+		// A user may read the attributes of what he may read only; root of
+		// what he likes. What matters is that the way there is the same.
+		want, wantErr := unix.Listxattr(filepath.Join(low, "closed"), nil)
+		got, err := u.Listxattr(walk(t, u, "closed"), -1)
+		if err != wantErr || wantErr == nil && len(got) == 0 {
+			t.Errorf("closed: %q, %v; the file system says %d, %v", got, err, want, wantErr)
+		}
+	})
+}

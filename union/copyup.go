@@ -213,15 +213,11 @@ func (u *Union) keepTimes(d *layerDir, f func(fd int) error) error {
 // rekey makes n the node of the upper object k. If keep is set it stays the
 // node of the lower one as well, for good. The caller holds n.loc.
 func (u *Union) rekey(n *Node, k key, keep bool) {
-	old := n.key
-	n.key = k
-	u.table.add(k, n)
 	if keep {
-		n.needs().low = old
+		n.needs().low = n.key
 		n.refs.Add(1)
-		return
 	}
-	u.table.remove(old, n)
+	u.table.rekey(n, k, keep)
 }
 
 // copyUpFile is copyUp of anything but a directory; n.copyMu is held.

@@ -221,7 +221,7 @@ func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
 	if n == nil {
 		n = u.newNode(dir, name, k, h)
 		u.table.ids.add(n) // before others can find it
-		if other := u.table.add(k, n); other != n {
+		if other := u.table.add(n); other != n {
 			u.table.ids.remove(n)
 			u.Forget(dir, 1) // n's
 			n = other

@@ -1,7 +1,6 @@
 package union
 
 import (
-	"maps"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -187,55 +186,10 @@ func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
 	return k
 }
 
-// A table finds nodes by number and by key. A node leaves it when its count of
-// lookups falls to zero: whoever sets the count from 0 to forgotten removes it,
-// and a forgotten node is never handed out again.
-type table struct {
-	shards [64]shard
-	ids    ids
-}
-
-// A shard is a part of the table by key.
-type shard struct {
-	sync.Mutex
-	m    map[key]*Node
-	peak int // the most that m has held; a map does not shrink by itself
-}
-
-const forgotten = -1 << 40
-
-func (t *table) shard(k key) *shard {
-	h := (k.ino ^ k.ver ^ uint64(k.layer)<<7) * 0x9e3779b97f4a7c15
-	return &t.shards[h>>58]
-}
-
-func (s *shard) set(k key, n *Node) {
-	if s.m == nil {
-		s.m = map[key]*Node{}
-	}
-	s.m[k] = n
-	s.peak = max(s.peak, len(s.m))
-}
-
-// shrink gives memory back when most of the nodes are gone.
-func (s *shard) shrink() {
-	const few = 64
-	if s.peak < few || len(s.m) > s.peak/4 {
-		return
-	}
-	m := make(map[key]*Node, len(s.m))
-	maps.Copy(m, s.m)
-	s.m, s.peak = m, len(m)
-}
-
-func (t *table) addRoot(n *Node) {
-	t.ids.add(n)
-	s := t.shard(n.key)
-	s.set(n.key, n)
-}
-
 // ByID returns the node with this number, or nil.
 func (u *Union) ByID(id uint64) *Node { return u.table.ids.get(id) }
+
+const forgotten = -1 << 40
 
 // hold counts one more lookup of n, unless it is forgotten.
 func (n *Node) hold() bool {
@@ -248,39 +202,6 @@ func (n *Node) hold() bool {
 			return true
 		}
 	}
-}
-
-// get returns the node of k with one more lookup, or nil.
-func (t *table) get(k key) *Node {
-	s := t.shard(k)
-	s.Lock()
-	defer s.Unlock()
-	if n := s.m[k]; n != nil && n.hold() {
-		return n
-	}
-	return nil
-}
-
-// add enters n under k unless another node is there, which it returns held.
-func (t *table) add(k key, n *Node) *Node {
-	s := t.shard(k)
-	s.Lock()
-	defer s.Unlock()
-	if old := s.m[k]; old != nil && old != n && old.hold() {
-		return old
-	}
-	s.set(k, n)
-	return n
-}
-
-func (t *table) remove(k key, n *Node) {
-	s := t.shard(k)
-	s.Lock()
-	if s.m[k] == n {
-		delete(s.m, k)
-		s.shrink()
-	}
-	s.Unlock()
 }
 
 // Forget gives count lookups of n back. When the last one is given back, the
@@ -298,10 +219,7 @@ func (u *Union) Forget(n *Node, count uint64) {
 	if k.upper() || n.dir != nil {
 		u.origins.forget(k)
 	}
-	u.table.remove(k, n)
-	if low != (key{}) {
-		u.table.remove(low, n)
-	}
+	u.table.remove(n, k, low)
 	u.release(n)
 	if u.table.ids.remove(n) {
 		// The kernel forgets directories, and with them their listings, last.

@@ -228,7 +228,8 @@ func (u *Union) makeRoot() error {
 	n.ino = u.dirIno(stack, &st)
 	n.refs.Store(math.MaxInt32) // the kernel never forgets the root
 	u.root = n
-	u.table.addRoot(n)
+	u.table.ids.add(n)
+	u.table.add(n)
 	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
 	u.aclOff = err == unix.EOPNOTSUPP
 	return nil

@@ -3,6 +3,7 @@ package union
 import (
 	"bytes"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -140,19 +141,24 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 	if err != nil {
 		return nil, err
 	}
-	saved := u.saveOrigin(dst, n.Type(), now.Ino, was.Dev, key{ino: was.Ino})
+	u.origins.set(now.Ino, n.ino, u.saveOrigin(dst, n.Type(), now.Ino, was.Dev, key{ino: was.Ino}))
+	k := u.keyOf(u.upper, &now)
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
-		if err := unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE); err != nil {
+		err := u.become(n, k, false, func() error {
+			return unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
+		})
+		if err != nil {
 			return err
 		}
 		up = &layerDir{layer: u.upper, parent: parent, name: name}
 		if parent != nil {
 			u.noteOrigin(parent)
 		}
-		u.origins.set(now.Ino, n.ino, saved)
-		u.rekey(n, u.keyOf(u.upper, &now), false)
 		return nil
 	})
+	if err != nil {
+		u.origins.drop(now.Ino)
+	}
 	return up, err
 }
 
@@ -210,60 +216,82 @@ func (u *Union) keepTimes(d *layerDir, f func(fd int) error) error {
 	return ref{fd: h.fd}.utimes(&ts)
 }
 
-// rekey makes n the node of the upper object k. If keep is set it stays the
-// node of the lower one as well, for good. The caller holds n.loc.
-func (u *Union) rekey(n *Node, k key, keep bool) {
-	if keep {
-		n.needs().low = n.key
-		n.refs.Add(1)
+// become makes n the node of the upper object k, which put puts where it can be
+// found. Meanwhile n is the node of both objects, so that nobody who finds one
+// of them makes another node of it. If keep is set it stays that of the lower
+// one as well, for good. Otherwise a search that has just found the lower one
+// must be told to search again, by its directory's count. The caller holds
+// n.loc.
+func (u *Union) become(n *Node, k key, keep bool, put func() error) error {
+	low := n.key
+	u.table.rekey(n, k)
+	if err := put(); err != nil {
+		u.table.rekey(n, low)
+		u.table.removeLow(k, n)
+		u.table.removeLow(low, n)
+		return err
 	}
-	u.table.rekey(n, k, keep)
+	if keep {
+		n.needs().low = low
+		n.refs.Add(1)
+		return nil
+	}
+	n.parent.dir.copied.Add(1)
+	u.table.removeLow(low, n)
+	return nil
 }
 
 // copyUpFile is copyUp of anything but a directory; n.copyMu is held.
 func (u *Union) copyUpFile(n *Node, size int64) error {
-	var st unix.Stat_t
-	if err := u.Getattr(n, &st); err != nil {
+	var low, st unix.Stat_t // as it lies in its layer, and as users see it
+	d, err := u.statBoth(n, &low, &st)
+	if err != nil {
 		return err
 	}
 	if st.Uid == unreadableOwner {
 		return unix.EACCES
 	}
 	tmp := u.tmpName()
-	if err := u.copyObject(n, tmp, &st, size); err != nil {
+	c, err := u.copyObject(n, d, tmp, &st, size)
+	if err != nil {
 		u.unlinkWork(tmp)
 		return err
 	}
-	var now unix.Stat_t
-	if err := fstatat(u.workFD(), tmp, &now, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return err
-	}
 	// Before it can be found, or a listing would show it with another number.
-	saved := u.saveOrigin(ref{fd: u.workFD(), name: tmp}, n.Type(), now.Ino, st.Dev, n.key)
-	u.origins.set(now.Ino, n.ino, saved)
-	err := u.publish(n, func(parent *layerDir, fd int, name string) error {
-		others := u.namesBelow(n)
+	u.origins.set(c.st.Ino, n.ino, u.saveOrigin(c.ref, n.Type(), c.st.Ino, low.Dev, n.key))
+	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
+		was, x := n.key, n.needs()
+		others := int32(low.Nlink) + x.links // names of the lower object that are left
 		if fd >= 0 {
 			others--
 		}
-		if err := u.place(n, tmp, fd, name, others > 0); err != nil {
+		err := u.become(n, u.keyOf(u.upper, &c.st), others > 0, func() error {
+			return u.place(n, tmp, fd, name, others > 0)
+		})
+		if err != nil {
 			return err
 		}
 		if parent != nil {
 			u.noteOrigin(parent)
 		}
-		u.unlinked.Delete(n.key)
-		u.rekey(n, u.keyOf(u.upper, &now), others > 0)
-		x := n.needs()
+		u.unlinked.Delete(was)
 		x.links = others
 		if x.parked != "" {
 			x.links--
 		}
-		x.close()
+		if h := x.data.Swap(c.data); h != nil {
+			h.retire()
+		}
 		return nil
 	})
+	if c.data != nil {
+		c.data.unpin()
+	}
 	if err != nil {
-		u.origins.drop(now.Ino)
+		if c.data != nil {
+			c.data.retire()
+		}
+		u.origins.drop(c.st.Ino)
 		u.unlinkWork(tmp)
 		return err
 	}
@@ -271,19 +299,23 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 	return nil
 }
 
-// namesBelow returns how many names of the lower object n are left. The caller
-// holds n.loc.
-func (u *Union) namesBelow(n *Node) int32 {
-	r, err := u.refLocked(n)
+// statBoth fills low with the attributes of n's object, which is in a lower
+// layer, and st with what users see of them. It returns where the object lies.
+func (u *Union) statBoth(n *Node, low, st *unix.Stat_t) (*layerDir, error) {
+	r, err := u.ref(n)
 	if err != nil {
-		return 0
+		return nil, err
 	}
-	defer r.done()
-	var st unix.Stat_t
-	if err := r.stat(&st); err != nil {
-		return 0
+	if err = r.stat(low); err == nil {
+		*st = *low
+		r.override(r.d.layer, st)
 	}
-	return int32(st.Nlink) + n.has().links
+	r.done()
+	if err != nil {
+		return nil, err
+	}
+	u.show(n, r.d.layer, st)
+	return r.d, nil
 }
 
 // place moves the copy tmp to where n is. If n has no name it is held open
@@ -307,25 +339,36 @@ func (u *Union) place(n *Node, tmp string, fd int, name string, others bool) err
 	return nil
 }
 
-// copyObject makes a copy of n, whose attributes are st, as tmp in the work
-// directory.
-func (u *Union) copyObject(n *Node, tmp string, st *unix.Stat_t, size int64) error {
+// What was copied lies in the work directory until it is published.
+type copied struct {
+	ref  ref
+	st   unix.Stat_t // its number and device, at least
+	data *handle     // of a regular file, pinned: mostly it is written to next
+}
+
+// copyObject makes a copy of n, which lies in d and whose attributes are st, as
+// tmp in the work directory.
+func (u *Union) copyObject(n *Node, d *layerDir, tmp string, st *unix.Stat_t, size int64) (copied, error) {
+	if n.typ == unix.S_IFREG {
+		return u.copyRegular(n, d, tmp, st, size)
+	}
+	c := copied{ref: ref{fd: u.workFD(), name: tmp}}
 	var err error
-	switch n.typ {
-	case unix.S_IFREG:
-		return u.copyRegular(n, tmp, st, size)
-	case unix.S_IFLNK:
+	if n.typ == unix.S_IFLNK {
 		var target string
 		if target, err = u.Readlink(n); err == nil {
 			err = unix.Symlinkat(target, u.workFD(), tmp)
 		}
-	default:
+	} else {
 		err = unix.Mknodat(u.workFD(), tmp, n.Type()|0o600, int(st.Rdev))
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = u.copyMeta(n, c.ref, st)
 	}
-	return u.copyMeta(n, ref{fd: u.workFD(), name: tmp}, st)
+	if err == nil {
+		err = c.ref.stat(&c.st)
+	}
+	return c, err
 }
 
 // copyMeta gives dst what else n has, whose attributes are st, in the order in
@@ -347,41 +390,81 @@ func (u *Union) copyMeta(n *Node, dst ref, st *unix.Stat_t) error {
 	return u.copyModeTimes(dst, st)
 }
 
-func (u *Union) copyRegular(n *Node, tmp string, st *unix.Stat_t, size int64) error {
-	fd, err := u.openat(u.workFD(), tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, 0o600)
-	if err != nil {
-		return err
+// copyRegular is copyObject of a regular file. It is made with the mode that it
+// gets, so that most need no further call for that nor for the owner: a copy-up
+// is a dozen system calls, and each is felt.
+func (u *Union) copyRegular(n *Node, d *layerDir, tmp string, st *unix.Stat_t, size int64) (c copied, err error) {
+	mode := uint32(0o600)
+	if !u.overrides(st.Mode) {
+		mode |= st.Mode & 0o777
 	}
-	defer unix.Close(fd)
+	fd, err := u.openat(u.workFD(), tmp, unix.O_CREAT|unix.O_EXCL|unix.O_RDWR, mode)
+	if err != nil {
+		return c, err
+	}
+	c = copied{ref: ref{fd: fd}, data: u.fds.add(fd, true)}
+	if err = unix.Fstat(fd, &c.st); err == nil {
+		err = u.fillRegular(n, d, &c, st, size)
+	}
+	if err == nil && !u.volatile {
+		err = unix.Fsync(fd)
+	}
+	if err != nil {
+		c.data.unpin()
+		c.data.retire()
+	}
+	return c, err
+}
+
+// fillRegular copies data and attributes to the empty file c.
+func (u *Union) fillRegular(n *Node, d *layerDir, c *copied, st *unix.Stat_t, size int64) error {
 	length := st.Size
 	if size >= 0 {
 		length = min(length, size)
 	}
-	if length > 0 {
-		h, err := u.pinData(n, false)
-		if err != nil {
-			return err
-		}
-		err = copyData(fd, h.fd, length, st.Size)
-		h.unpin()
-		if err != nil {
-			return err
-		}
+	if length == 0 { // it need not be readable
+		return u.copyMeta(n, c.ref, st)
 	}
-	if err := u.copyMeta(n, ref{fd: u.workFD(), name: tmp}, st); err != nil {
+	src, err := u.pinData(n, false)
+	if err != nil {
 		return err
 	}
-	if u.volatile {
-		return nil
+	defer src.unpin()
+	if err := copyData(c.ref.fd, src.fd, length, st, d.layer); err != nil {
+		return err
 	}
-	return unix.Fsync(fd)
+	if u.overrides(st.Mode) {
+		return u.copyMeta(n, c.ref, st)
+	}
+	if c.st.Uid != st.Uid || c.st.Gid != st.Gid {
+		if err := unix.Fchown(c.ref.fd, int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	if err := copyXattrs(ref{fd: src.fd, d: d}, c.ref); err != nil {
+		return err
+	}
+	if c.st.Mode != st.Mode {
+		if err := c.ref.chmod(st.Mode & 0o7777); err != nil {
+			return err
+		}
+	}
+	return c.ref.utimes(&[2]unix.Timespec{st.Atim, st.Mtim})
 }
 
-// copyData copies the first length bytes of src, which has size bytes, to the
-// empty file dst, sharing blocks where the file system can and keeping holes.
-func copyData(dst, src int, length, size int64) error {
-	if length == size && unix.IoctlFileClone(dst, src) == nil {
-		return nil
+// copyData copies the first length bytes of src, which has attributes st and
+// lies in layer l, to the empty file dst, sharing blocks where the file system
+// can and keeping holes.
+func copyData(dst, src int, length int64, st *unix.Stat_t, l *layer) error {
+	if length == st.Size && !l.noClone.Load() {
+		err := unix.IoctlFileClone(dst, src)
+		if err == nil {
+			return nil
+		}
+		l.noClone.Store(unable(err) && !l.live)
+	}
+	if st.Blocks*512 >= st.Size { // no holes
+		return copyRange(dst, src, 0, length, l)
 	}
 	for off := int64(0); off < length; {
 		data, err := unix.Seek(src, off, unix.SEEK_DATA)
@@ -399,7 +482,7 @@ func copyData(dst, src int, length, size int64) error {
 		if data >= end {
 			break
 		}
-		if err := copyRange(dst, src, data, end); err != nil {
+		if err := copyRange(dst, src, data, end, l); err != nil {
 			return err
 		}
 		off = end
@@ -407,23 +490,37 @@ func copyData(dst, src int, length, size int64) error {
 	return unix.Ftruncate(dst, length)
 }
 
-func copyRange(dst, src int, off, end int64) error {
-	for off < end {
+// unable reports whether a call that failed so between two file systems will
+// always do: it is another one, or it does not know the call.
+func unable(err error) bool {
+	return err == unix.EXDEV || err == unix.EOPNOTSUPP || err == unix.ENOTTY || err == unix.ENOSYS
+}
+
+func copyRange(dst, src int, off, end int64, l *layer) error {
+	for off < end && !l.noCopyRange.Load() {
 		in, out := off, off
 		n, err := unix.CopyFileRange(src, &in, dst, &out, int(min(end-off, 1<<30)), 0)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil || n == 0 {
-			return copyByHand(dst, src, off, end)
+			l.noCopyRange.Store(unable(err) && !l.live)
+			break
 		}
 		off += int64(n)
 	}
-	return nil
+	return copyByHand(dst, src, off, end)
 }
 
+// copyBuffers are reused: most files are small, and many are copied in a row.
+var copyBuffers = sync.Pool{New: func() any { return new([256 << 10]byte) }}
+
 func copyByHand(dst, src int, off, end int64) error {
-	buf := make([]byte, min(end-off, 1<<20))
+	if off >= end {
+		return nil
+	}
+	buf := copyBuffers.Get().(*[256 << 10]byte)
+	defer copyBuffers.Put(buf)
 	for off < end {
 		n, err := pread(src, buf[:min(end-off, int64(len(buf)))], off)
 		if err != nil {
@@ -444,7 +541,7 @@ func (u *Union) copyOwner(dst ref, st *unix.Stat_t) error {
 	if u.overrides(st.Mode) {
 		return nil // kept with the mode
 	}
-	return unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), unix.AT_SYMLINK_NOFOLLOW)
+	return unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), dst.atFlags())
 }
 
 func (u *Union) copyModeTimes(dst ref, st *unix.Stat_t) error {
@@ -481,7 +578,7 @@ func copyXattrs(src, dst ref) error {
 			continue
 		}
 		if err == nil {
-			err = unix.Lsetxattr(dst.path(), name, value, 0)
+			err = dst.setxattr(name, value, 0)
 		}
 		if err != nil && (err != unix.ENOTSUP && err != unix.EPERM && err != unix.EACCES || strings.HasPrefix(name, "system.posix_acl_")) {
 			return err
@@ -492,7 +589,8 @@ func copyXattrs(src, dst ref) error {
 
 // listxattr returns the names of the object's attributes as they are stored.
 func listxattr(r ref) ([]string, error) {
-	buf := make([]byte, 1024)
+	var few [1024]byte
+	buf := few[:]
 	for {
 		n, err := r.listxattr(buf)
 		if err == unix.ERANGE {
@@ -510,17 +608,6 @@ func listxattr(r ref) ([]string, error) {
 	}
 }
 
-func (r ref) listxattr(buf []byte) (int, error) {
-	if r.name != "" {
-		return unix.Llistxattr(r.path(), buf)
-	}
-	n, err := unix.Flistxattr(r.fd, buf)
-	if err == unix.EBADF { // one with O_PATH
-		return unix.Listxattr(r.path(), buf)
-	}
-	return n, err
-}
-
 func getxattr(r ref, name string) ([]byte, error) {
 	buf := make([]byte, 256)
 	for {
@@ -534,13 +621,6 @@ func getxattr(r ref, name string) ([]byte, error) {
 		}
 		return buf[:n], nil
 	}
-}
-
-func (r ref) getxattr(name string, buf []byte) (int, error) {
-	if r.name == "" {
-		return unix.Getxattr(r.path(), name, buf)
-	}
-	return unix.Lgetxattr(r.path(), name, buf)
 }
 
 // copyUpTree makes directory n, with all that is visible in it, lie in the

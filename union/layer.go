@@ -29,6 +29,8 @@ type layer struct {
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
 	override string // the attribute that holds owners and modes, or ""
+	// Between it and the upper these system calls do not work.
+	noClone, noCopyRange atomic.Bool
 }
 
 // A layerDir is a directory of one layer, found by its parent in that layer

@@ -1,6 +1,7 @@
 package union
 
 import (
+	"errors"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -192,12 +193,7 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 	if dir.dir == nil {
 		return nil, nil, unix.ENOTDIR
 	}
-	h, err := u.find(dir.dir, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	u.loadOrigin(h.in, name, h.st.Ino)
-	n, err := u.intern(dir, name, &h)
+	n, h, err := u.findNode(dir, name)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -213,12 +209,36 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 	return n, &h.st, nil
 }
 
+// findNode is find, and returns the node for what was found as well, held.
+func (u *Union) findNode(dir *Node, name string) (*Node, hit, error) {
+	for {
+		copied := dir.dir.copied.Load()
+		h, err := u.find(dir.dir, name)
+		if err != nil {
+			return nil, h, err
+		}
+		u.loadOrigin(h.in, name, h.st.Ino)
+		if n, err := u.intern(dir, name, &h, copied); err != errCopied {
+			return n, h, err
+		}
+	}
+}
+
+// errCopied says that what was found may have been copied up since then: it has
+// a node, but under another key.
+var errCopied = errors.New("copied up meanwhile")
+
 // intern returns the node for what was found, an existing one if there is. What
-// is in h.dirs is the node's then, or dropped.
-func (u *Union) intern(dir *Node, name string, h *hit) (*Node, error) {
+// is in h.dirs is the node's then, or dropped. copied is what dir had in its
+// field before the search.
+func (u *Union) intern(dir *Node, name string, h *hit, copied uint32) (*Node, error) {
 	k := u.keyOf(h.in.layer, &h.st)
 	n := u.table.get(k)
 	if n == nil {
+		if dir.dir.copied.Load() != copied {
+			h.drop()
+			return nil, errCopied
+		}
 		n = u.newNode(dir, name, k, h)
 		u.table.ids.add(n) // before others can find it
 		if other := u.table.add(n); other != n {
@@ -263,26 +283,25 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 
 // named records that n was just found as name in dir: its latest name is the
 // one by which an upper object is reached. A lower object that was copied up
-// under another of its names gets this one in the upper, too.
+// under another of its names gets this one in the upper, too. ENOENT says that
+// the name has just been taken from it: for its own lookups the kernel keeps
+// others from that, but not for those of linkNames.
 func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
-	if n.dir != nil {
-		n.loc.Lock()
-		u.putAt(n, dir, name)
-		n.loc.Unlock()
-		return nil
-	}
 	n.loc.Lock()
 	if n.parent == dir && n.name == name && !n.gone {
 		n.loc.Unlock()
 		return nil
 	}
-	if n.key.upper() && h.in.layer != u.upper {
+	if n.dir == nil && n.key.upper() && h.in.layer != u.upper {
 		n.loc.Unlock()
 		return u.linkUpper(n, dir, name)
 	}
 	defer n.loc.Unlock()
+	if n.key.upper() && !u.hasName(n, dir, name) {
+		return unix.ENOENT
+	}
 	u.putAt(n, dir, name)
-	if n.lowerLive() { // its other name may have vanished
+	if n.dir == nil && n.lowerLive() { // its other name may have vanished
 		n.ldir = h.in
 		if x := n.has(); x.lname != "" {
 			x.lname = ""

@@ -78,6 +78,7 @@ type dirState struct {
 	list   atomic.Pointer[listing]
 	listMu sync.Mutex
 	acl    atomic.Uint32 // whether it has a default ACL: aclUnknown …
+	copied atomic.Uint32 // how many objects in it were copied up, see rekey
 	live   bool          // a live layer merges into it
 	// See candidates.
 	searched atomic.Uint32

@@ -58,10 +58,7 @@ func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key)
 		return false
 	}
 	value := fmt.Appendf(nil, "%d %d %d", upper, dev, k.ino)
-	if dst.name == "" {
-		return unix.Setxattr(dst.path(), prefix+originAttr, value, 0) == nil
-	}
-	return unix.Lsetxattr(dst.path(), prefix+originAttr, value, 0) == nil
+	return dst.setxattr(prefix+originAttr, value, 0) == nil
 }
 
 // noteOrigin marks directory d of the upper as one that holds an object with

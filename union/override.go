@@ -121,8 +121,5 @@ func (u *Union) setOverride(r ref, st unix.Stat_t, uid, gid, mode *uint32) error
 		st.Mode = *mode
 	}
 	value := fmt.Appendf(nil, "%d:%d:%o", st.Uid, st.Gid, st.Mode&0o7777)
-	if r.name == "" {
-		return unix.Setxattr(r.path(), u.upper.override, value, 0)
-	}
-	return unix.Lsetxattr(r.path(), u.upper.override, value, 0)
+	return r.setxattr(u.upper.override, value, 0)
 }

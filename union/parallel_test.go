@@ -288,3 +288,40 @@ func TestNewNodesAtOnce(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+// TestLookupWhileCopiedUp: a file or directory that is found while it is copied
+// up is the same node as before and after.
+func TestLookupWhileCopiedUp(t *testing.T) {
+	dir := t.TempDir()
+	const files = 1000
+	for i := range files {
+		write(t, dir, fmt.Sprintf("d%d/f", i))
+	}
+	u, _ := open(t, Layer{Path: dir})
+	for i := range files {
+		d := walk(t, u, fmt.Sprint("d", i))
+		n := walk(t, u, fmt.Sprintf("d%d/f", i))
+		done := make(chan error)
+		go func() { done <- u.Write(n, []byte("x"), 0, false) }()
+		for found := false; !found; {
+			select {
+			case err := <-done:
+				check(t, err)
+				found = true // once more, afterwards
+			default:
+			}
+			sameNode(t, u, u.Root(), fmt.Sprint("d", i), d)
+			sameNode(t, u, d, "f", n)
+		}
+	}
+}
+
+func sameNode(t *testing.T, u *Union, dir *Node, name string, want *Node) {
+	t.Helper()
+	n, err := u.Lookup(dir, name)
+	check(t, err)
+	if n != want {
+		t.Fatalf("%s is another node", name)
+	}
+	u.Forget(n, 1)
+}

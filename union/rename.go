@@ -100,10 +100,7 @@ func (m *move) close() {
 func (m *move) find(flags uint) error {
 	for _, s := range []*side{&m.from, &m.to} {
 		var err error
-		if s.hit, err = m.u.find(s.dir.dir, s.name); err == nil {
-			m.u.loadOrigin(s.hit.in, s.name, s.hit.st.Ino)
-			s.node, err = m.u.intern(s.dir, s.name, &s.hit)
-		}
+		s.node, s.hit, err = m.u.findNode(s.dir, s.name)
 		if err != nil && (err != unix.ENOENT || s == &m.from || m.exchange) {
 			return err
 		}

@@ -141,9 +141,9 @@ func (t *table) add(n *Node) *Node {
 	return n
 }
 
-// rekey makes k the key of n. If keep is set n is found by its old one as well,
-// until it is forgotten. The caller holds n.loc.
-func (t *table) rekey(n *Node, k key, keep bool) {
+// rekey makes k the key of n, which is found by its old one as well until that
+// is removed with removeLow. The caller holds n.loc.
+func (t *table) rekey(n *Node, k key) {
 	was, is := t.shard(n.key), t.shard(k)
 	t.lock(n.key, k)
 	defer func() {
@@ -153,12 +153,10 @@ func (t *table) rekey(n *Node, k key, keep bool) {
 		}
 	}()
 	was.remove(&t.ids, n)
-	if keep {
-		if was.lows == nil {
-			was.lows = map[key]*Node{}
-		}
-		was.lows[n.key] = n
+	if was.lows == nil {
+		was.lows = map[key]*Node{}
 	}
+	was.lows[n.key] = n
 	n.key = k
 	is.put(&t.ids, n)
 }
@@ -179,10 +177,14 @@ func (t *table) remove(n *Node, k, low key) {
 	s.mu.Lock()
 	s.remove(&t.ids, n)
 	s.mu.Unlock()
-	if low == (key{}) {
-		return
+	if low != (key{}) {
+		t.removeLow(low, n)
 	}
-	s = t.shard(low)
+}
+
+// removeLow lets n be found no more by a key that it had before rekey.
+func (t *table) removeLow(low key, n *Node) {
+	s := t.shard(low)
 	s.mu.Lock()
 	if s.lows[low] == n {
 		delete(s.lows, low)

@@ -44,10 +44,13 @@ func TestTable(t *testing.T) {
 			old, k, keep := n.key, newKey(), step%3 == 0
 			if keep {
 				n.needs().low = old
-			} else {
+			}
+			table.rekey(n, k)
+			check(old)
+			if !keep {
+				table.removeLow(old, n)
 				delete(found, old)
 			}
-			table.rekey(n, k, keep)
 			found[k] = n
 			check(old)
 			check(k)

@@ -77,10 +77,7 @@ const aclDefault = "system.posix_acl_default"
 // Setxattr is setxattr(2), after n's copy-up.
 func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {
 	return u.changeXattr(n, name, func(r ref, stored string) error {
-		if r.name == "" {
-			return unix.Setxattr(r.path(), stored, value, flags)
-		}
-		return unix.Lsetxattr(r.path(), stored, value, flags)
+		return r.setxattr(stored, value, flags)
 	})
 }
 
@@ -139,4 +136,40 @@ func (u *Union) hasDefaultACL(d *dirState, fd int) bool {
 	}
 	d.acl.Store(aclNone)
 	return false
+}
+
+// The system calls for a ref without a name take its descriptor, or, as it may
+// be an O_PATH one, which they refuse with EBADF, the path of that.
+
+func (r ref) getxattr(name string, buf []byte) (int, error) {
+	if r.name != "" {
+		return unix.Lgetxattr(r.path(), name, buf)
+	}
+	n, err := unix.Fgetxattr(r.fd, name, buf)
+	if err == unix.EBADF {
+		n, err = unix.Getxattr(r.path(), name, buf)
+	}
+	return n, err
+}
+
+func (r ref) listxattr(buf []byte) (int, error) {
+	if r.name != "" {
+		return unix.Llistxattr(r.path(), buf)
+	}
+	n, err := unix.Flistxattr(r.fd, buf)
+	if err == unix.EBADF {
+		n, err = unix.Listxattr(r.path(), buf)
+	}
+	return n, err
+}
+
+func (r ref) setxattr(name string, value []byte, flags int) error {
+	if r.name != "" {
+		return unix.Lsetxattr(r.path(), name, value, flags)
+	}
+	err := unix.Fsetxattr(r.fd, name, value, flags)
+	if err == unix.EBADF {
+		err = unix.Setxattr(r.path(), name, value, flags)
+	}
+	return err
 }

@@ -42,6 +42,7 @@ const (
 	opReaddir       = 28
 	opFsyncdir      = 30
 	opCreate        = 35
+	opInterrupt     = 36
 	opBatchForget   = 42
 	opFallocate     = 43
 	opReaddirplus   = 44
@@ -50,9 +51,13 @@ const (
 	opCopyFileRange = 47
 )
 
+// manyBytes is from how many bytes on a read is one of those that the kernel
+// sends ahead: the next one comes soon.
+const manyBytes = 64 << 10
+
 // MayTakeLong is true for what waits for a disk, and for LSEEK, which waits for
 // other requests.
-func (s *server) MayTakeLong(in []byte) bool {
+func (s *server) MayTakeLong(in []byte, slow bool) bool {
 	h := fusedev.At[fuse.InHeader](in)
 	if h == nil {
 		return false
@@ -60,6 +65,9 @@ func (s *server) MayTakeLong(in []byte) bool {
 	switch h.Opcode {
 	case opFsync, opFsyncdir, opFallocate, opLseek, opCopyFileRange:
 		return true
+	case opRead:
+		r := fusedev.At[fuse.ReadIn](in)
+		return slow && r != nil && r.Size >= manyBytes
 	}
 	return false
 }
@@ -175,6 +183,8 @@ func (r *request) answer() (status fuse.Status, known bool) {
 		in := args[fuse.RenameIn](r)
 		oldName := r.name()
 		status = f.Rename(nil, in, oldName, r.name())
+	case opInterrupt: // nothing here waits for long: the kernel need not ask again
+		status = fuse.ENOSYS
 	default:
 		return fuse.OK, false
 	}

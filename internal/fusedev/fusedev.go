@@ -10,9 +10,11 @@
 // is the waking of a sleeping processor; see pause.
 //
 // A leader that is kept by a request hands the lead over, so that others are
-// answered meanwhile: beforehand, if the request says that it may take long or
-// earlier ones did; else a watchdog takes the lead from it. Followers wait for
-// the lead, and as many are started as that needs.
+// answered meanwhile: beforehand, if the request says that it may take long, or
+// earlier ones did and the next one is already there; else a watchdog takes the
+// lead from it. Followers wait for the lead, and as many are started as that
+// needs. (To hand it over always after slow requests made random reads of a disk
+// by one program a third slower: 1.8 instead of 1.2 times kernel overlayfs.)
 package fusedev
 
 import (
@@ -32,16 +34,18 @@ type Handler interface {
 	// keep the buffers.
 	Handle(in, out []byte) int
 	// MayTakeLong reports whether other requests should not wait for this one,
-	// or must not, because it waits for them.
-	MayTakeLong(in []byte) bool
+	// or must not, because it waits for them. slow says that earlier ones took
+	// long, as on a disk.
+	MayTakeLong(in []byte, slow bool) bool
 }
 
 const (
 	// tick is how often the watchdog looks: it takes the lead from who answers
 	// the same request when it looks again.
 	tick = time.Millisecond
-	// long is a time after which the next requests are expected to wait for a
-	// disk, too, and wary how many of them.
+	// long is a time, to which a nanosecond is added for each byte carried, after
+	// which the next requests are expected to wait for a disk, too, and wary how
+	// many of them.
 	long = 150 * time.Microsecond
 	wary = 32
 	// spare is how many followers wait for the lead, for a second; others end.
@@ -62,7 +66,7 @@ type Device struct {
 	err     error          // why reading ended
 	readers sync.WaitGroup // and the watchdog
 	idle    atomic.Int32   // followers that wait
-	slow    atomic.Int32   // requests for which the lead is handed over
+	slow    atomic.Int32   // requests for which the lead is handed over if need be
 	pause   pause          // the leader's
 
 	turn   atomic.Uint64 // odd while the leader answers a request itself
@@ -184,7 +188,8 @@ func (d *Device) leadWith(b *buffers) {
 		}
 		in := b.in[:n]
 		start := time.Now()
-		if d.slow.Load() > 0 || d.handler.MayTakeLong(in) {
+		slow := d.slow.Load() > 0
+		if d.handler.MayTakeLong(in, slow) || slow && ready(d.fd) {
 			d.handOver()
 			d.answer(in, b.out, start)
 			return
@@ -202,13 +207,14 @@ func (d *Device) leadWith(b *buffers) {
 
 // answer lets the request be handled, and notes whether it took long.
 func (d *Device) answer(in, out []byte, start time.Time) {
-	if n := d.handler.Handle(in, out); n > 0 {
+	n := d.handler.Handle(in, out)
+	if n > 0 {
 		write(d.fd, out[:n])
 	}
-	if time.Since(start) > long {
+	if time.Since(start) > long+time.Duration(len(in)+n) {
 		d.slow.Store(wary)
-	} else if n := d.slow.Load(); n > 0 {
-		d.slow.CompareAndSwap(n, n-1)
+	} else if s := d.slow.Load(); s > 0 {
+		d.slow.CompareAndSwap(s, s-1)
 	}
 }
 

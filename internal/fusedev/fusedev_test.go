@@ -28,7 +28,7 @@ func (h handler) Handle(in, out []byte) int {
 	return copy(out, in)
 }
 
-func (h handler) MayTakeLong(in []byte) bool { return h.long != nil && h.long(string(in)) }
+func (h handler) MayTakeLong(in []byte, _ bool) bool { return h.long != nil && h.long(string(in)) }
 
 // serve lets a Device serve one end of a socket, which keeps messages apart as
 // the real one does, and returns the other.

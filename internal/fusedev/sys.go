@@ -43,6 +43,14 @@ func tryRead(fd int, buf []byte) (int, error) {
 	}
 }
 
+// ready reports whether there is something to read.
+func ready(fd int) bool {
+	p := unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	var now unix.Timespec
+	n, _, _ := syscall.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return n == 1
+}
+
 // small is the largest reply that is written behind the Go scheduler's back.
 const small = 16 << 10
 

@@ -302,4 +302,6 @@ func mkdirat(root int, rel string) error {
 	return err
 }
 
-func procFD(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+// procFD returns a path to fd, for the calling thread, as one may have
+// descriptors of its own.
+func procFD(fd int) string { return "/proc/thread-self/fd/" + strconv.Itoa(fd) }

@@ -6,50 +6,34 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
-	"plash/fs"
 	"plash/internal/errs"
 	"plash/internal/passwd"
 	"plash/internal/procs"
 )
 
-// container is the stage that becomes the program. All of it happens on one
-// thread: a mount namespace is a thread's until it executes something.
+// container is the stage that becomes the program, where no image is served. All
+// of it happens on one thread: a mount namespace is a thread's until it executes
+// something.
 func container(j *job) {
 	runtime.LockOSThread()
-	j.begin()
 	dieWith(j.Parent)
-	if err := j.setUp(); err != nil {
+	unix.Close(j.Warn) // there is no server
+	if err := j.setUp(j.bindDir); err != nil {
 		tell(j.Tell, wordError, err.Error())
 		os.Exit(1)
 	}
-	if j.Mapped {
-		if err := procs.DropInheritable(); err != nil {
-			tell(j.Tell, wordError, "capabilities: "+errs.Text(err))
-			os.Exit(1)
-		}
-	}
-	os.Exit(j.execute())
+	os.Exit(j.execute(syscall.Exec))
 }
 
-// setUp makes this process see what the program is to see.
-func (j *job) setUp() error {
-	dev, mounted := -1, pipe{-1, -1}
-	if j.merged() {
-		var err error
-		if dev, mounted, err = j.startServer(); err != nil {
-			return err
-		}
-		defer mounted.close()
-	}
-	unix.Close(j.Warn) // its only holder is the server now, or nobody
+// setUp makes this thread see what the program is to see, and gives it the
+// program's capabilities. mount mounts the root and returns where.
+func (j *job) setUp(mount func() (root string, err error)) error {
 	if !j.NoMount {
-		// The server, who never sees the mount, cannot get stuck on it.
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 			return hintMount("mount namespace", err)
 		}
@@ -58,71 +42,38 @@ func (j *job) setUp() error {
 			return hintMount("mount namespace", err)
 		}
 	}
-	root := j.Mountpoint
-	switch {
-	case j.merged():
-		flags := uintptr(0)
-		if j.readOnly() {
-			flags = unix.MS_RDONLY
-		}
-		err := fs.Mount(dev, root, flags)
-		// The server alone holds the device now: if it dies, requests fail.
-		unix.Close(dev)
-		if err != nil {
-			return hintMount(root, err)
-		}
-		unix.Write(mounted.w, []byte{0})
-	case j.Dir != "":
-		if root == "" {
-			root = j.Dir
-		}
-		if root == "/" {
-			// What is mounted on "/" cannot be named; the host's root goes
-			// here itself, so nothing is lost by covering it.
-			root = "/mnt"
-		}
-		if err := unix.Mount(j.Dir, root, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-			return hintMount(root, err)
-		}
+	root, err := mount()
+	if err != nil {
+		return hintMount(root, err)
 	}
 	switch j.View {
 	case Host:
-		return errs.Path(root, unix.Chdir(root))
+		err = errs.Path(root, unix.Chdir(root))
 	case Container:
-		return j.enter(root)
+		err = j.enter(root)
 	}
-	return nil
+	if err == nil && j.Mapped {
+		if err = procs.DropInheritable(); err != nil {
+			err = fmt.Errorf("capabilities: %s", errs.Text(err))
+		}
+	}
+	return err
 }
 
-// startServer opens the FUSE device, in the user namespace in which it will be
-// mounted, and starts the server as the caller's child. A byte written to the
-// pipe tells the server that the mount is there.
-func (j *job) startServer() (dev int, mounted pipe, err error) {
-	if dev, err = openDevice(); err != nil {
-		return -1, pipe{-1, -1}, err
+// bindDir mounts the directory that is to be the root, if there is one.
+func (j *job) bindDir() (root string, err error) {
+	if j.Dir == "" {
+		return "", nil
 	}
-	if mounted, err = newPipe(); err != nil {
-		return -1, pipe{-1, -1}, err
+	if root = j.Mountpoint; root == "" {
+		root = j.Dir
 	}
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, mounted, errs.Path("/dev/null", err)
+	if root == "/" {
+		// What is mounted on "/" cannot be named; the host's root goes
+		// here itself, so nothing is lost by covering it.
+		root = "/mnt"
 	}
-	defer unix.Close(null)
-	argv := []string{string(stageServer), strconv.Itoa(j.Self), strconv.Itoa(dev), strconv.Itoa(mounted.r)}
-	pid, err := execSelf(argv, &syscall.ProcAttr{
-		Dir: "/",
-		// What the server says as it dies is for the caller too.
-		Files: []uintptr{uintptr(null), uintptr(null), uintptr(j.Warn)},
-		// A session of its own keeps the terminal's signals away.
-		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT, Setsid: true},
-	}, j.Self, j.Warn, j.Lock, dev, mounted.r)
-	if err != nil {
-		return -1, mounted, fmt.Errorf("file system server: %s", errs.Text(err))
-	}
-	tell(j.Tell, wordServer, strconv.Itoa(pid))
-	mounted.closeRead()
-	return dev, mounted, nil
+	return root, unix.Mount(j.Dir, root, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func openDevice() (int, error) {
@@ -230,14 +181,18 @@ exit $_plash`
 
 const shell = "/bin/sh"
 
-// execute becomes the program. If it cannot, it says why on standard error and
-// returns the exit code.
-func (j *job) execute() int {
+// An executor executes a file: as this process, and then it returns only an
+// error, or as a new one.
+type executor func(file string, argv, env []string) error
+
+// execute lets the program be executed. If it cannot be, it says why on standard
+// error and returns the exit code.
+func (j *job) execute(exec executor) int {
 	if j.View != Container {
 		if len(j.Args) == 0 {
-			return execute(j.Shell, []string{j.Shell}, os.Environ())
+			return execute(exec, j.Shell, []string{j.Shell}, os.Environ())
 		}
-		return execute(j.Args[0], j.Args, os.Environ())
+		return execute(exec, j.Args[0], j.Args, os.Environ())
 	}
 	root, ok := passwd.ByUID("/etc/passwd", 0)
 	if !ok {
@@ -252,11 +207,11 @@ func (j *job) execute() int {
 	env := j.Rules.environment(os.Environ(), root)
 	switch {
 	case len(j.Args) == 0:
-		return execute(root.Shell, []string{root.Shell, "-l"}, env)
+		return execute(exec, root.Shell, []string{root.Shell, "-l"}, env)
 	case executable(shell):
-		return execute(shell, slices.Concat([]string{"sh", "-lc", loginScript, "sh"}, j.Args), env)
+		return execute(exec, shell, slices.Concat([]string{"sh", "-lc", loginScript, "sh"}, j.Args), env)
 	}
-	return execute(j.Args[0], j.Args, env)
+	return execute(exec, j.Args[0], j.Args, env)
 }
 
 // executable reports whether path is a program.
@@ -266,7 +221,7 @@ func executable(path string) bool {
 }
 
 // execute executes the program name, looked for as execvp(3) does.
-func execute(name string, argv, env []string) int {
+func execute(exec executor, name string, argv, env []string) int {
 	complain := func(text string) { fmt.Fprintf(os.Stderr, "plash error: %s: %s\n", name, text) }
 	file, err := find(name, env)
 	if err == unix.ENOENT {
@@ -275,15 +230,18 @@ func execute(name string, argv, env []string) int {
 	}
 	if err == nil {
 		// This also gives the program the caller's limit of open files.
-		err = syscall.Exec(file, argv, env)
+		err = exec(file, argv, env)
 	}
 	if err == unix.ENOEXEC {
 		// A script without a first line that says of what.
-		err = syscall.Exec(shell, slices.Concat([]string{shell, file}, argv[1:]), env)
+		err = exec(shell, slices.Concat([]string{shell, file}, argv[1:]), env)
 	}
-	if err == unix.ENOENT {
+	switch err {
+	case nil:
+		return 0
+	case unix.ENOENT:
 		complain("its interpreter is missing")
-	} else {
+	default:
 		complain(errs.Text(err))
 	}
 	return 126

@@ -42,39 +42,35 @@ func Init() {
 	if err != nil {
 		return
 	}
-	j, err := readJob(fd)
-	if err != nil {
-		return
-	}
-	switch stage(os.Args[0]) {
+	switch d := desk(fd); stage(os.Args[0]) {
 	case stageContainer:
-		container(j)
+		container(d.job())
 	case stageServer:
-		server(j)
+		server(d)
 	case stageMount:
-		mountServer(j)
+		mountServer(d.job())
 	case stageReenter:
-		reentered(j)
+		reentered(d.job())
 	case stageRemove:
-		remover(j)
+		remover(d.job())
 	case stageProbe:
-		probeInside(j)
+		probeInside(d.job())
 	}
 	os.Exit(1)
 }
 
 // A job is what the stages are told: the part of Config that they need, with
-// everything that depends on the caller's surroundings worked out. It comes in
-// a memory file, which nobody else can see. Descriptors have the same numbers
-// in all processes, so that those of the caller keep theirs; -1 is none.
+// everything that depends on the caller's surroundings worked out. It comes
+// through a pipe. Descriptors have the same numbers in all processes, so that
+// those of the caller keep theirs; -1 is none.
 type job struct {
-	Self int // the memory file
-	Go   int // a byte is read here when the ids are mapped
-	Tell int // the container's, mounter's or mount server's word to the caller
+	Tell int // the word of who starts the container, or of a mount's server, to the caller
 	Warn int // the server's
+	Life int // a byte is read here when the container has ended, or nothing if the caller has been killed
 	Lock int // the lock on Temp
 
 	Parent  int  // the caller's process id
+	Group   int  // the caller's process group; 0: it is another namespace's
 	Mapped  bool // there is a user namespace of its own, for this run
 	NoMount bool // no mount namespace: PLASH_NO_UNSHARE
 
@@ -101,8 +97,9 @@ type job struct {
 // job works out what the stages have to know.
 func (c *Config) job(id identity) (*job, error) {
 	j := &job{
-		Go: -1, Tell: -1, Warn: -1, Lock: -1, Socket: -1,
+		Tell: -1, Warn: -1, Life: -1, Lock: -1, Socket: -1,
 		Parent:  os.Getpid(),
+		Group:   unix.Getpgrp(),
 		Mapped:  id.mapped(),
 		NoMount: id.bare,
 		Layers:  slices.Clone(c.Layers),
@@ -183,11 +180,6 @@ func (c *Config) job(id identity) (*job, error) {
 	return j, nil
 }
 
-// merged reports whether there is an image to be mounted.
-func (j *job) merged() bool {
-	return j.View != Userspace && j.Dir == "" && (len(j.Layers) > 0 || j.Changes != "")
-}
-
 // readOnly reports whether the image cannot be written.
 func (j *job) readOnly() bool {
 	if j.Union != nil {
@@ -197,29 +189,16 @@ func (j *job) readOnly() bool {
 }
 
 // start executes this program as stage s, in a new user namespace if id wants
-// one, and tells it j once its ids are mapped. Of this process's descriptors
+// one, and gives it j once its ids are mapped. Of this process's descriptors
 // only those in pass are inherited, besides those that the caller was given
-// itself. It returns the new process's id.
-func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, pass ...int) (int, error) {
-	self, err := unix.MemfdCreate("plash", unix.MFD_CLOEXEC)
-	if err != nil {
-		return 0, fmt.Errorf("memory file: %s", errs.Text(err))
-	}
-	defer unix.Close(self)
-	gate, err := newPipe()
+// itself. It returns the new process's id. It calls meanwhile, if that is not
+// nil, while the process starts.
+func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, meanwhile func(), pass ...int) (int, error) {
+	way, err := newPipe()
 	if err != nil {
 		return 0, err
 	}
-	defer gate.close()
-	j.Self, j.Go = self, gate.r
-	text, err := rawjson.Marshal(j)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := unix.Write(self, text); err != nil {
-		return 0, fmt.Errorf("memory file: %s", errs.Text(err))
-	}
-
+	defer way.close()
 	if id.mapped() {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		// The program is executed before the ids are mapped, as a user without
@@ -236,19 +215,29 @@ func (j *job) start(s stage, id identity, c *Config, attr *syscall.SysProcAttr, 
 	if c.stdout != nil {
 		proc.Files[1] = c.stdout.Fd()
 	}
-	pid, err := execSelf([]string{string(s), strconv.Itoa(self)}, proc, append(pass, self, gate.r)...)
+	pid, err := execSelf([]string{string(s), strconv.Itoa(way.r)}, proc, append(pass, way.r)...)
 	if err != nil {
 		if id.mapped() {
 			return 0, hintUserNamespace(err)
 		}
 		return 0, fmt.Errorf("new process: %s", errs.Text(err))
 	}
-	if err = id.mapIDs(pid, c); err == nil {
-		_, err = unix.Write(gate.w, []byte{0})
+	way.closeRead()
+	if meanwhile != nil {
+		meanwhile()
+	}
+	text, err := rawjson.Marshal(j)
+	if err == nil {
+		err = id.mapIDs(pid, c)
+	}
+	for err == nil && len(text) > 0 {
+		var n int
+		n, err = unix.Write(way.w, text)
+		text = text[max(n, 0):]
 	}
 	if err != nil {
-		// It ends because nothing comes through the gate.
-		gate.close()
+		// It ends because it gets no job.
+		way.close()
 		unix.Wait4(pid, nil, 0, nil)
 		return 0, err
 	}
@@ -267,32 +256,25 @@ func execSelf(argv []string, attr *syscall.ProcAttr, pass ...int) (int, error) {
 	return syscall.ForkExec("/proc/self/exe", argv, attr)
 }
 
-// readJob reads what start wrote to fd. Several processes read it there.
-func readJob(fd int) (*job, error) {
-	j := &job{}
-	size, err := unix.Seek(fd, 0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	text := make([]byte, size)
-	if _, err := unix.Pread(fd, text, 0); err != nil {
-		return nil, err
-	}
-	return j, rawjson.Unmarshal(text, j)
-}
+// A desk is the descriptor where a stage gets its job.
+type desk int
 
-// begin is what every stage that start started does first: it waits until its
-// ids are mapped, and keeps its own descriptors from what it executes later.
-func (j *job) begin() {
-	for _, fd := range []int{j.Self, j.Go, j.Tell, j.Warn, j.Lock, j.Socket} {
+// job waits for the job, which comes when the ids are mapped, and keeps the
+// job's descriptors from what is executed later.
+func (d desk) job() *job {
+	file := os.NewFile(uintptr(d), "job")
+	text, err := io.ReadAll(file)
+	file.Close()
+	j := &job{}
+	if err != nil || rawjson.Unmarshal(text, j) != nil {
+		os.Exit(1) // the caller has failed
+	}
+	for _, fd := range []int{j.Tell, j.Warn, j.Life, j.Lock, j.Socket} {
 		if fd >= 0 {
 			procs.Inherit(fd, false)
 		}
 	}
-	if !readByte(j.Go) {
-		os.Exit(1)
-	}
-	unix.Close(j.Go)
+	return j
 }
 
 // readByte reports whether a byte came, and not the end.
@@ -339,12 +321,13 @@ func (p *pipe) closeWrite() {
 
 // What a stage says to the caller is a line: one of these bytes and a text.
 const (
-	wordError  = 'E' // it failed; why
-	wordNote   = 'V' // for Verbose
-	wordServer = 'S' // the server's process id
-	wordReady  = 'R' // the layers are open
-	wordMount  = 'M' // the mount is there
-	wordEnd    = 'K' // the mount is gone, as it should
+	wordError     = 'E' // it failed; why
+	wordNote      = 'V' // for Verbose
+	wordContainer = 'C' // its process id
+	wordCode      = 'X' // there is none; the exit code
+	wordReady     = 'R' // the layers are open
+	wordMount     = 'M' // the mount is there
+	wordEnd       = 'K' // the mount is gone, as it should
 )
 
 // tell writes one line to fd. Nobody may be listening any more.

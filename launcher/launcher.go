@@ -3,13 +3,14 @@
 // userspace root without any image. It also mounts images for others to see.
 //
 // One run has up to three processes. The caller of Run waits, forwards signals
-// and mirrors how the program stops and ends. The container is the program: it
-// is started in a new user namespace where one is needed, makes its own mount
-// namespace, puts its root together and executes the program. The server
-// serves the image over FUSE; it stays in the mount namespace in which it
-// started, where the mount does not exist, and ends when the last process that
-// sees the mount has ended. The latter two are this same program executed
-// anew; Init makes them what they are.
+// and mirrors how the program stops and ends. The server, this same program
+// executed anew in a new user namespace where one is needed, serves the image
+// over FUSE. It stays in the mount namespace in which it started, where the
+// mount does not exist; but first one of its threads makes a mount namespace,
+// puts the root together there and executes the program. That is the container,
+// a child of the caller. The server ends when the last process that sees the
+// mount has ended. Without an image, the new process becomes the program itself.
+// Init makes processes what they are.
 package launcher
 
 import (
@@ -78,6 +79,7 @@ type Config struct {
 	// Verbose, if set, is told what was chosen and why.
 	Verbose func(format string, args ...any)
 
+	last          bool     // this process ends with the run
 	same          bool     // no namespace whoever calls: see Again
 	stdin, stdout *os.File // if not this process's own
 }
@@ -118,7 +120,21 @@ func (s Status) Exit() {
 // Unless Build is set, processes that the program left behind go on, with
 // their root, after Run has returned.
 func Run(c Config) (Status, error) {
+	if c.merged() {
+		return c.run(stageServer)
+	}
 	return c.run(stageContainer)
+}
+
+// Become is Run, and ends this process as the program ended. So it returns only
+// errors.
+func Become(c Config) error {
+	c.last = true
+	status, err := Run(c)
+	if err == nil {
+		status.Exit()
+	}
+	return err
 }
 
 // run runs a program that begins as stage s.

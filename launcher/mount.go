@@ -82,7 +82,7 @@ func (j *job) mount(id identity, c *Config) (int, error) {
 		defer end.Close()
 		j.Socket = socket[1]
 	}
-	pid, err := j.start(stageMount, id, c, &syscall.SysProcAttr{Setsid: true}, j.Tell, j.Socket)
+	pid, err := j.start(stageMount, id, c, &syscall.SysProcAttr{Setsid: true}, nil, j.Tell, j.Socket)
 	said.closeWrite()
 	if helped {
 		unix.Close(socket[1])
@@ -123,35 +123,29 @@ func (j *job) mount(id identity, c *Config) (int, error) {
 
 // mountServer is the stage that serves an image for everybody.
 func mountServer(j *job) {
-	j.begin()
 	o := fs.Options{HostIDs: j.Mapped}
 	if j.Union != nil {
 		o = j.Union.Serve
 	}
-	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err == nil {
-		for fd := range 3 {
-			if fd < 2 || !o.Debug {
-				unix.Dup3(null, fd, 0)
-			}
-		}
-		err = unix.Chdir("/")
+	stderr := -1
+	if o.Debug {
+		stderr = 2
 	}
+	j.standAlone(stderr)
+	go j.unmountAtTerm()
+	u, err := j.open()
 	if err != nil {
-		tell(j.Tell, wordError, "file system server: "+errs.Text(err))
+		tell(j.Tell, wordError, err.Error())
 		os.Exit(1)
 	}
-	j.standAlone()
-	go j.unmountAtTerm()
-	os.Exit(j.serve(j.Tell, o, func() (int, bool) {
-		dev, err := j.mountDevice()
-		if err != nil {
-			tell(j.Tell, wordError, err.Error())
-			return -1, false
-		}
-		tell(j.Tell, wordMount, "")
-		return dev, true
-	}))
+	dev, err := j.mountDevice()
+	if err != nil {
+		tell(j.Tell, wordError, err.Error())
+		u.Close()
+		os.Exit(1)
+	}
+	tell(j.Tell, wordMount, "")
+	os.Exit(j.serve(u, dev, j.Tell, o))
 }
 
 // mountDevice returns a FUSE device that is mounted at the job's mountpoint.

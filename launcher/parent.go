@@ -27,14 +27,15 @@ type parent struct {
 	job      *job
 	identity identity
 
-	said, warned listener // the container's and the server's words
+	said, warned listener // of the container's start, and the server's words
+	life         pipe     // ends with this process; see job.Life
 	signals      chan os.Signal
 	others       []int  // this process's children that are not of this run
 	unmount      func() // takes away a mount that is not in a namespace of its own; may be nil
 
 	mu     sync.Mutex
 	child  int // the container; 0 once it was reaped and its number is free
-	server int // 0: none, or not known yet
+	server int // 0: none
 	status Status
 	gone   map[int]unix.WaitStatus // the other children that were reaped
 	seen   map[os.Signal]time.Time // when a signal came last
@@ -42,9 +43,11 @@ type parent struct {
 
 // run starts the container, which begins as stage s, and waits for it.
 func (p *parent) run(s stage) (Status, error) {
-	// The container dies with the thread that started it.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
+	if s != stageServer {
+		// The container dies with the thread that started it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
 	c, j := p.config, p.job
 	if c.Build {
 		// What the program leaves behind becomes this process's child.
@@ -66,11 +69,15 @@ func (p *parent) run(s stage) (Status, error) {
 		j.Mountpoint = dir
 	}
 
-	p.catchSignals()
-	defer p.releaseSignals()
+	if !p.config.last {
+		defer p.releaseSignals()
+	}
 	if err := p.start(s); err != nil {
 		p.removeTemp()
 		return Status{}, err
+	}
+	for len(p.signals) > 0 {
+		p.send(<-p.signals) // the terminal's signals, too: there was no container yet
 	}
 	go p.forward()
 	p.wait()
@@ -90,25 +97,39 @@ func (p *parent) start(s stage) error {
 		return err
 	}
 	defer warned.closeWrite()
-	j := p.job
-	j.Tell, j.Warn = said.w, warned.w
-	pid, err := j.start(s, p.identity, p.config, &syscall.SysProcAttr{}, j.Tell, j.Warn, j.Lock)
-	if err != nil {
+	if p.life, err = newPipe(); err != nil {
 		said.closeRead()
 		warned.closeRead()
 		return err
 	}
-	p.child = pid
+	defer p.life.closeRead()
+	j := p.job
+	j.Tell, j.Warn, j.Life = said.w, warned.w, p.life.r
+	attr := &syscall.SysProcAttr{}
+	if s == stageServer && j.Group != 0 {
+		attr.Setpgid = true // the terminal's signals are not for it
+	}
+	pid, err := j.start(s, p.identity, p.config, attr, p.catchSignals, j.Tell, j.Warn, j.Life, j.Lock)
+	if err != nil {
+		said.closeRead()
+		warned.closeRead()
+		p.life.closeWrite()
+		return err
+	}
+	if s == stageServer {
+		p.server = pid
+	} else {
+		p.child = pid
+	}
 	p.gone, p.seen = map[int]unix.WaitStatus{}, map[os.Signal]time.Time{}
 	p.said.listen(said.r, func(word byte, text string) {
 		switch word {
 		case wordNote:
 			p.config.say("%s", text)
-		case wordServer:
-			p.mu.Lock()
-			p.server, _ = strconv.Atoi(text)
-			p.checkServer()
-			p.mu.Unlock()
+		case wordContainer:
+			p.child, _ = strconv.Atoi(text)
+		case wordCode:
+			p.status.Code, _ = strconv.Atoi(text)
 		}
 	})
 	p.warned.listen(warned.r, func(word byte, text string) {
@@ -116,12 +137,16 @@ func (p *parent) start(s stage) error {
 			p.config.say("file system server: %c%s", word, text)
 		}
 	})
+	said.closeWrite()
+	if s == stageServer {
+		<-p.said.done // the container is there now, or never will be
+	}
 	return nil
 }
 
 // wait waits until the container has ended, and stops when it stops.
 func (p *parent) wait() {
-	for p.sleep() {
+	for p.child != 0 && p.sleep() {
 		for {
 			pid, ws := p.reap()
 			if pid <= 0 {
@@ -130,9 +155,6 @@ func (p *parent) wait() {
 			if pid == p.child && ws.Stopped() {
 				p.stop(ws.StopSignal())
 			}
-		}
-		if p.child == 0 {
-			return
 		}
 	}
 }
@@ -189,6 +211,8 @@ func (p *parent) serverFailed() bool {
 // stop stops this process as the container stopped. When it is continued, its
 // SIGCONT is forwarded.
 func (p *parent) stop(s syscall.Signal) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	// Mostly the terminal has sent the signal to this process too. If it came
 	// only now, it would stop this process a second time after the first.
 	for begin := time.Now(); s != unix.SIGSTOP && !p.justSeen(s) && time.Since(begin) < 50*time.Millisecond; {
@@ -200,14 +224,18 @@ func (p *parent) stop(s syscall.Signal) {
 // finish ends what is to end with the container, and says how that ended.
 func (p *parent) finish() (Status, error) {
 	<-p.said.done
+	unix.Write(p.life.w, []byte{0})
+	p.life.closeWrite()
 	// With process 1 the kernel ends all others, the server before its time.
 	complete := p.config.Build || os.Getpid() == 1
 	if complete {
 		p.endLeftovers()
 	}
 	why, failed := p.said.get(wordError)
+	_, began := p.said.get(wordContainer)
+	_, ended := p.said.get(wordCode)
 	switch {
-	case failed:
+	case failed || p.server != 0 && !began && !ended:
 		// The server ends too, and perhaps it knows better.
 		p.serverEnds(5 * time.Second)
 		p.removeTemp()
@@ -319,7 +347,7 @@ func (p *parent) removeTemp() {
 		return
 	}
 	// Files of subordinate ids obey the root of their user namespace only.
-	pid, err := p.job.start(stageRemove, p.identity, p.config, &syscall.SysProcAttr{}, p.job.Lock)
+	pid, err := p.job.start(stageRemove, p.identity, p.config, &syscall.SysProcAttr{}, nil, p.job.Lock)
 	if err == nil {
 		unix.Wait4(pid, nil, 0, nil)
 	}
@@ -327,7 +355,6 @@ func (p *parent) removeTemp() {
 
 // remover is the stage that removes a run's temporary directory.
 func remover(j *job) {
-	j.begin()
 	removeTemp(j)
 	os.Exit(0)
 }

@@ -114,7 +114,7 @@ func (p *prober) insideNamespace(c *Config, id identity) ([]Finding, error) {
 		return nil, err
 	}
 	j.Dir, j.Tell = p.dir, said.w
-	pid, err := j.start(stageProbe, id, c, &syscall.SysProcAttr{}, j.Tell)
+	pid, err := j.start(stageProbe, id, c, &syscall.SysProcAttr{}, nil, j.Tell)
 	said.closeWrite()
 	if err != nil {
 		said.closeRead()
@@ -135,7 +135,6 @@ func (p *prober) insideNamespace(c *Config, id identity) ([]Finding, error) {
 // probeInside is the stage that tries what a container's file system needs of
 // the directory below it.
 func probeInside(j *job) {
-	j.begin()
 	for _, probe := range []struct {
 		name string
 		try  func(dir string) (string, error)

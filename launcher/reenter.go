@@ -43,7 +43,6 @@ func again(words []string, stdin, stdout *os.File, same bool) (Status, error) {
 // namespace or not.
 func reentered(j *job) {
 	runtime.LockOSThread()
-	j.begin()
 	dieWith(j.Parent)
 	var err error
 	if j.Mapped {

@@ -3,13 +3,16 @@ package launcher_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"plash/internal/tree"
 	"plash/launcher"
 	"plash/union"
 )
@@ -343,6 +346,65 @@ func TestKilledLauncher(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 		c.eventually("the program lives on", func() bool { return unix.Kill(pid, 0) == unix.ESRCH })
+	})
+}
+
+// Whoever is killed while a container is being started, and at whatever instant,
+// the others end.
+func TestKilledWhileStarting(t *testing.T) {
+	asEach(t, func(t *testing.T, c *caller) {
+		for i := range 60 {
+			cmd := c.command(spec{Layers: host}, "sleep", "100")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			time.Sleep(time.Duration(i) * 500 * time.Microsecond)
+			victims := c.processes()
+			if i%2 == 0 {
+				victims = slices.DeleteFunc(victims, func(pid int) bool { return pid == cmd.Process.Pid })
+			} else {
+				victims = []int{cmd.Process.Pid}
+			}
+			for _, pid := range victims {
+				unix.Kill(pid, unix.SIGKILL)
+			}
+			if len(victims) == 0 {
+				// It was started too late to be killed; or so early that it is
+				// not one of the processes yet.
+				cmd.Process.Signal(unix.SIGTERM)
+			}
+			select {
+			case <-ended:
+			case <-time.After(20 * time.Second):
+				t.Fatalf("plash goes on after %d half milliseconds and the end of %v", i, victims)
+			}
+			c.eventually("processes are left", func() bool { return len(c.processes()) == 0 })
+		}
+		// What is not in use any more plash clean would remove.
+		tree.Remove(filepath.Join(c.dir, "data/tmp"))
+	})
+}
+
+// A signal that comes while the container is being started ends plash, or is the
+// program's when that is there.
+func TestSignalWhileStarting(t *testing.T) {
+	asEach(t, func(t *testing.T, c *caller) {
+		for i := range 30 {
+			cmd := c.command(spec{Layers: host}, "sleep", "100")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Duration(i) * time.Millisecond)
+			cmd.Process.Signal(unix.SIGTERM)
+			cmd.Wait()
+			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != unix.SIGTERM {
+				t.Errorf("after %d ms: %v", i, cmd.ProcessState)
+			}
+		}
+		c.eventually("processes are left", func() bool { return len(c.processes()) == 0 })
+		tree.Remove(filepath.Join(c.dir, "data/tmp"))
 	})
 }
 

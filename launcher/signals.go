@@ -34,6 +34,9 @@ func (p *parent) catchSignals() {
 
 // releaseSignals undoes catchSignals and ends forward.
 func (p *parent) releaseSignals() {
+	if p.signals == nil {
+		return
+	}
 	signal.Stop(p.signals)
 	close(p.signals)
 }
@@ -44,10 +47,19 @@ func (p *parent) forward() {
 		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground()
 		p.mu.Lock()
 		p.seen[s] = time.Now()
-		if !own && p.child != 0 {
-			unix.Kill(p.child, s.(unix.Signal))
-		}
 		p.mu.Unlock()
+		if !own {
+			p.send(s)
+		}
+	}
+}
+
+// send sends s to the container.
+func (p *parent) send(s os.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.child != 0 {
+		unix.Kill(p.child, s.(unix.Signal))
 	}
 }
 

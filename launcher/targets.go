@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -67,18 +66,33 @@ func visit(u *union.Union, rel string, f func(*union.Node, *unix.Stat_t) error) 
 	return f(n, &st)
 }
 
-// targetLayer makes the layer that holds the missing targets of u.
-func targetLayer(u *union.Union, missing []missingTarget) (*os.File, error) {
-	root, err := emptyTree()
-	if err != nil {
-		return nil, err
+// addTargets lays the layer of missing targets over u. It is made in m's empty
+// file system, which addTargets closes.
+func (j *job) addTargets(u *union.Union, m mount) error {
+	defer m.empty.Close()
+	if j.View != Container {
+		return nil
 	}
-	fd := int(root.Fd())
+	missing := missingTargets(u, j.Binds)
+	if len(missing) == 0 {
+		return nil
+	}
+	if m.noEmpty != nil {
+		return m.noEmpty
+	}
+	fd := int(m.empty.Fd())
+	if err := fillTargets(u, missing, fd); err != nil {
+		return err
+	}
+	return u.Cover(union.Layer{Path: procFD(fd)})
+}
+
+// fillTargets makes the missing targets of u below the directory fd.
+func fillTargets(u *union.Union, missing []missingTarget, fd int) error {
 	dirs := []string{""}
 	for _, m := range missing {
 		if err := makeTarget(fd, m.rel, m.isDir); err != nil && err != unix.EEXIST {
-			root.Close()
-			return nil, errs.Path("/"+m.rel, err)
+			return errs.Path("/"+m.rel, err)
 		}
 		for dir := path.Dir(m.rel); dir != "."; dir = path.Dir(dir) {
 			dirs = append(dirs, dir)
@@ -90,11 +104,10 @@ func targetLayer(u *union.Union, missing []missingTarget) (*os.File, error) {
 			return copyAttributes(u, n, st, path.Join(procFD(fd), dir))
 		})
 		if err != nil && err != unix.ENOENT {
-			root.Close()
-			return nil, errs.Path("/"+dir, err)
+			return errs.Path("/"+dir, err)
 		}
 	}
-	return root, nil
+	return nil
 }
 
 // copyAttributes lets the directory at to look like the node n.

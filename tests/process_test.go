@@ -152,16 +152,14 @@ func TestKilled(t *testing.T) {
 		noTemps(t)
 		// The server: the container cannot go on, and plash says so.
 		p = start(t, "run", id, "sh", "-c", "echo ready; while :; do sleep 0.1; cat /etc/motd >/dev/null; done")
-		killed := false
-		for _, pid := range children(p.cmd.Process.Pid) {
-			if sid, err := unix.Getsid(pid); err == nil && sid == pid {
-				unix.Kill(pid, unix.SIGKILL)
-				killed = true
+		eventually(t, "a child of plash, the server, has a session of its own", func() bool {
+			for _, pid := range children(p.cmd.Process.Pid) {
+				if sid, err := unix.Getsid(pid); err == nil && sid == pid {
+					return unix.Kill(pid, unix.SIGKILL) == nil
+				}
 			}
-		}
-		if !killed {
-			t.Fatal("no server found: a child of plash in a session of its own")
-		}
+			return false
+		})
 		if p.wait(); p.cmd.ProcessState.Success() || !strings.Contains(p.err.String(), "plash error: ") {
 			t.Errorf("server killed: got %v and %q", p.cmd.ProcessState, p.err.String())
 		}

@@ -48,13 +48,9 @@ func (p *plash) run(id string, command []string, o options) error {
 	}
 	config.DataDir, config.Mountpoint = s.Dir(), s.Mountpoint()
 	config.Changes, config.Temp = temp.Path, temp
-	status, err := launcher.Run(config)
-	if err != nil {
-		temp.Remove()
-		return img.failed(err)
-	}
-	status.Exit()
-	return nil
+	err = launcher.Become(config)
+	temp.Remove()
+	return img.failed(err)
 }
 
 // container is what all ways to run a program in an image have in common. No
@@ -107,7 +103,7 @@ func (p *plash) runPersist(id, dir string, command []string, o options) error {
 		return err
 	}
 	config.DataDir, config.Mountpoint, config.Changes = s.Dir(), s.Mountpoint(), dir
-	return img.failed(runAndExit(config))
+	return img.failed(launcher.Become(config))
 }
 
 type runoptsCommand struct {
@@ -139,7 +135,7 @@ func (c *mountedCommand) Run(p *plash) error {
 	if err != nil {
 		return err
 	}
-	return img.failed(runAndExit(launcher.Config{
+	return img.failed(launcher.Become(launcher.Config{
 		Layers:     img.layers,
 		View:       launcher.Host,
 		Mountpoint: s.Mountpoint(),
@@ -159,7 +155,7 @@ func (c *chrootCommand) Run(p *plash) error {
 		return err
 	}
 	config.Dir = c.Dir
-	return runAndExit(config)
+	return launcher.Become(config)
 }
 
 type sudoCommand struct {
@@ -167,7 +163,7 @@ type sudoCommand struct {
 }
 
 func (c *sudoCommand) Run(p *plash) error {
-	return runAndExit(launcher.Config{View: launcher.Userspace, Command: c.Cmd, Verbose: p.verbose})
+	return launcher.Become(launcher.Config{View: launcher.Userspace, Command: c.Cmd, Verbose: p.verbose})
 }
 
 type dataCommand struct {
@@ -186,15 +182,5 @@ func (c *dataCommand) Run(p *plash) error {
 	if err := os.Chdir(dir); err != nil {
 		return errs.Path(dir, err)
 	}
-	return runAndExit(launcher.Config{View: launcher.Userspace, Command: c.Cmd, Verbose: p.verbose})
-}
-
-// runAndExit runs a program and ends plash as that ends.
-func runAndExit(config launcher.Config) error {
-	status, err := launcher.Run(config)
-	if err != nil {
-		return err
-	}
-	status.Exit()
-	return nil
+	return launcher.Become(launcher.Config{View: launcher.Userspace, Command: c.Cmd, Verbose: p.verbose})
 }

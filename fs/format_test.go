@@ -264,7 +264,7 @@ func strip(lines []string) []string {
 func realRootOnly(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 || usertest.Active() {
-		t.Skip("only real root may write redirects")
+		t.Skip("only for real root")
 	}
 }
 

@@ -344,3 +344,21 @@ func TestManyNames(t *testing.T) {
 		}
 	}
 }
+
+// TestReadAhead: real root's mounts read ahead as much as a request can carry.
+func TestReadAhead(t *testing.T) {
+	realRootOnly(t)
+	s := newStack(t, 1)
+	s.mount()
+	var st unix.Stat_t
+	if err := unix.Stat(s.mnt, &st); err != nil {
+		t.Fatal(err)
+	}
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(st.Dev), unix.Minor(st.Dev))
+	if info, err := os.Stat(path); err != nil || info.Mode()&0o200 == 0 {
+		t.Skip("no /sys to write to")
+	}
+	if kb, err := os.ReadFile(path); err != nil || string(kb) != "1024\n" {
+		t.Errorf("%s: %q, %v", path, kb, err)
+	}
+}

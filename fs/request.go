@@ -101,10 +101,15 @@ func (s *server) Handle(in, out []byte) (n int) {
 
 // leave lets go-fuse answer.
 func (s *server) leave(in, out []byte) int {
+	n, _ := s.proto.HandleRequest([][]byte{in}, [][]byte{out})
 	if i := fusedev.At[fuse.InitIn](in); i != nil && i.Opcode == opInit {
 		s.fs.minor = i.Minor
+		// go-fuse grants what the kernel begins with, 128 KiB, and so undoes
+		// what raiseReadAhead may have done by then.
+		if o := fusedev.At[fuse.InitOut](out[replyHeader:]); n == replyHeader+fusedev.Size[fuse.InitOut]() {
+			o.MaxReadAhead = maxWrite
+		}
 	}
-	n, _ := s.proto.HandleRequest([][]byte{in}, [][]byte{out})
 	return n
 }
 

@@ -12,8 +12,8 @@ import (
 )
 
 // TestMemoryGivenBack: what the server needs for files that have been looked at
-// and changed it gives back when the kernel forgets them, and it never has more
-// descriptors than it may.
+// and changed it gives back when the kernel forgets them, but for 2.5 MB, a fifth of
+// what plash has at the start, and it never has more descriptors than it may.
 func TestMemoryGivenBack(t *testing.T) {
 	realRootOnly(t)
 	s := newStack(t, 1)
@@ -53,7 +53,7 @@ func TestMemoryGivenBack(t *testing.T) {
 		}
 	}
 	peak, _ := footprint(t, pid)
-	if peak < start+5<<10 {
+	if peak < start*14/10 {
 		t.Fatalf("%d kB for %d files, after %d kB for none: the test proves nothing", peak, dirs*files, start)
 	}
 	var end, fds int
@@ -62,7 +62,7 @@ func TestMemoryGivenBack(t *testing.T) {
 			t.Skip(err)
 		}
 		time.Sleep(200 * time.Millisecond)
-		if end, fds = footprint(t, pid); end < start+3<<10 && fds < 30 {
+		if end, fds = footprint(t, pid); end < start+5<<9 && fds < 30 {
 			return
 		}
 	}
@@ -181,14 +181,14 @@ func TestNothingStaysOpen(t *testing.T) {
 	t.Errorf("%d descriptors, %d at the start", fds, start)
 }
 
-// footprint returns a process's own memory in kB, and its descriptors.
+// footprint returns a process's resident memory in kB, and its descriptors.
 func footprint(t *testing.T, pid int) (kB, fds int) {
 	t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(status), "RssAnon:")
+	_, rest, _ := strings.Cut(string(status), "VmRSS:")
 	fmt.Sscan(rest, &kB)
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	if err != nil {

@@ -118,7 +118,7 @@ func (t *ids) remove(n *Node) bool {
 		t.empty = append(t.empty, index)
 	}
 	t.count--
-	const many = 10000
+	const many = 1000
 	if t.peak < many || t.count > t.peak/8 {
 		return false
 	}

@@ -53,7 +53,7 @@ func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64
 		return nil
 	}
 	for i := max(from, firstCookie) - firstCookie; i < uint64(l.size); i++ {
-		if e := l.at(int(i)); e.Name != "" && !add(*e, i+firstCookie+1) {
+		if e := l.at(int(i)); e.Name != "" && !add(e, i+firstCookie+1) {
 			return nil
 		}
 	}
@@ -220,12 +220,11 @@ func (m *merger) name(ld *layerDir, dev uint32, e *rawDirent) {
 
 // indexed is name for one of the layer's index.
 func (m *merger) indexed(ld *layerDir, name []byte, e layerindex.Entry) {
-	kept := m.l.names.keep(name)
-	if at, ok := m.position(kept); ok {
+	if at, ok := m.position(string(name)); ok {
 		m.again(at, entryType(e))
 		return
 	}
-	m.enter(kept, inode(ld.layer.dev, e.Ino), entryType(e), e.Type != layerindex.TypeWhiteout)
+	m.enter(string(name), inode(ld.layer.dev, e.Ino), entryType(e), e.Type != layerindex.TypeWhiteout)
 }
 
 // enter enters a name that no layer above has.
@@ -254,9 +253,8 @@ func (m *merger) settle(at int) {
 		m.settled = map[int]bool{}
 	}
 	m.settled[at] = true
-	e := m.l.at(at)
-	if h, err := m.u.find(m.d, e.Name); err == nil && h.dirs != nil {
-		e.Ino = m.u.dirIno(h.dirs, &h.st)
+	if h, err := m.u.find(m.d, m.l.at(at).Name); err == nil && h.dirs != nil {
+		m.l.entry(at).ino = m.u.dirIno(h.dirs, &h.st)
 		h.drop()
 	}
 }

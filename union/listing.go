@@ -20,32 +20,50 @@ type Dirent struct {
 // A directory may have millions of names, so entries are never moved, names lie
 // side by side, and the table that finds them holds nothing but positions.
 type listing struct {
-	segments [][]Dirent // of segmentSize each, but for the last; Name is empty in a gap
-	size     int        // of all, with gaps
-	count    int        // of all, without
-	table    []uint32   // positions plus 1, by the hashes of names, 0 is free; made when it is needed
+	segments [][]entry // of segmentSize each, but for the last
+	size     int       // of all, with gaps
+	count    int       // of all, without
+	table    []uint32  // positions plus 1, by the hashes of names, 0 is free; made when it is needed
 	names    nameStore
 }
 
 const (
 	firstCookie = 2
-	segmentSize = 4096
+	segmentSize = 256
 )
 
-func (l *listing) at(i int) *Dirent { return &l.segments[i/segmentSize][i%segmentSize] }
+// An entry is a Dirent in half of its memory.
+type entry struct {
+	ino    uint64
+	at     uint32 // where its name is in the listing's names
+	block  uint16
+	length uint8 // of the name, 0 in a gap
+	typ    uint8 // S_IFMT bits, shifted
+}
+
+const typeShift = 12
+
+func (l *listing) entry(i int) *entry { return &l.segments[i/segmentSize][i%segmentSize] }
+
+// at returns what is at position i; a gap has no name.
+func (l *listing) at(i int) Dirent {
+	e := l.entry(i)
+	return Dirent{l.names.get(e.block, e.at, e.length), e.ino, uint32(e.typ) << typeShift}
+}
 
 // add gives e, whose name l does not have, the next position.
 func (l *listing) add(e Dirent) {
 	last := len(l.segments) - 1
 	if l.size%segmentSize == 0 {
-		var segment []Dirent
+		var segment []entry
 		if last >= 0 {
-			segment = make([]Dirent, 0, segmentSize)
+			segment = make([]entry, 0, segmentSize)
 		}
 		l.segments = append(l.segments, segment)
 		last++
 	}
-	l.segments[last] = append(l.segments[last], e)
+	block, at := l.names.keep(e.Name)
+	l.segments[last] = append(l.segments[last], entry{e.Ino, at, block, uint8(len(e.Name)), uint8(e.Type >> typeShift)})
 	l.size++
 	l.count++
 	if l.table != nil {
@@ -55,14 +73,15 @@ func (l *listing) add(e Dirent) {
 
 // remove makes position i a gap.
 func (l *listing) remove(i int) {
-	*l.at(i) = Dirent{}
+	*l.entry(i) = entry{}
 	l.count--
 }
 
 // set makes e the entry of its name.
 func (l *listing) set(e Dirent) {
 	if i, ok := l.position(e.Name); ok {
-		*l.at(i) = e
+		at := l.entry(i)
+		at.ino, at.typ = e.Ino, uint8(e.Type>>typeShift)
 		return
 	}
 	l.add(e)
@@ -123,7 +142,7 @@ func (l *listing) update(now *listing) {
 	}
 	for i := range now.size {
 		if e := now.at(i); e.Name != "" {
-			l.set(*e)
+			l.set(e)
 		}
 	}
 }
@@ -131,29 +150,42 @@ func (l *listing) update(now *listing) {
 // all returns the entries.
 func (l *listing) all() []Dirent {
 	ents := make([]Dirent, 0, l.count)
-	for _, segment := range l.segments {
-		for _, e := range segment {
-			if e.Name != "" {
-				ents = append(ents, e)
-			}
+	for i := range l.size {
+		if e := l.at(i); e.Name != "" {
+			ents = append(ents, e)
 		}
 	}
 	return ents
 }
 
-// A nameStore holds names side by side, in blocks that grow.
+// A nameStore holds names side by side, in blocks that are never moved.
 type nameStore struct {
-	block *strings.Builder
-	size  int
+	blocks []*strings.Builder
+	size   int // of all blocks
 }
 
-func (s *nameStore) keep(name []byte) string {
-	if s.block == nil || s.block.Cap()-s.block.Len() < len(name) {
-		s.size = min(max(2*s.size, 256), 64<<10)
-		s.block = &strings.Builder{}
-		s.block.Grow(s.size)
+// The last block wastes at most a quarter; there can be enough of the largest
+// ones for 64 GiB.
+const (
+	smallBlock = 128
+	largeBlock = 1 << 20
+)
+
+func (s *nameStore) keep(name string) (block uint16, at uint32) {
+	last := len(s.blocks) - 1
+	if last < 0 || s.blocks[last].Cap()-s.blocks[last].Len() < len(name) {
+		b := &strings.Builder{}
+		b.Grow(max(min(s.size/4, largeBlock), smallBlock, len(name)))
+		s.blocks = append(s.blocks, b)
+		s.size += b.Cap()
+		last++
 	}
-	start := s.block.Len()
-	s.block.Write(name)
-	return s.block.String()[start:]
+	b := s.blocks[last]
+	at = uint32(b.Len())
+	b.WriteString(name)
+	return uint16(last), at
+}
+
+func (s *nameStore) get(block uint16, at uint32, length uint8) string {
+	return s.blocks[block].String()[at:][:length]
 }

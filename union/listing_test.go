@@ -36,7 +36,7 @@ func TestListingMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)
-		if per := (after.TotalAlloc - before.TotalAlloc) / uint64(count); count < n*names/2 || per > 80 {
+		if per := (after.TotalAlloc - before.TotalAlloc) / uint64(count); count < n*names/2 || per > 70 {
 			t.Errorf("%d layers: %d names, %d bytes each", n, count, per)
 		}
 	}

@@ -13,7 +13,7 @@ const (
 	bufferSize = 256 << 10
 	// leastMoved is from which size on it pays to move data into a pipe.
 	leastMoved = 64 << 10
-	// pipeSize is how much a pipe may hold: more than by default, so that its
+	// pipeSize is how much a pipe may hold at least: more than by default, so that its
 	// two ends wait for each other less often. The kernel lets any user have it
 	// (fs.pipe-max-size).
 	pipeSize = 1 << 20
@@ -40,7 +40,9 @@ func newSink(w io.Writer) *sink {
 	conn.Control(func(fd uintptr) {
 		if unix.Fstat(int(fd), &s.st) == nil && s.st.Mode&unix.S_IFMT == unix.S_IFIFO {
 			s.pipe = conn
-			unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
+			if size, err := unix.FcntlInt(fd, unix.F_GETPIPE_SZ, 0); err == nil && size < pipeSize {
+				unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize)
+			}
 		}
 	})
 	return s

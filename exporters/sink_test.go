@@ -50,6 +50,29 @@ func TestPipe(t *testing.T) {
 	}
 }
 
+// A pipe is made larger, and never smaller than the caller has made it.
+func TestPipeSize(t *testing.T) {
+	r, w, err := os.Pipe()
+	must(t, err)
+	defer r.Close()
+	defer w.Close()
+	newSink(w)
+	for _, set := range []int{0, 4 * pipeSize} {
+		want := pipeSize
+		if set != 0 {
+			if _, err := unix.FcntlInt(w.Fd(), unix.F_SETPIPE_SZ, set); err != nil {
+				t.Skip("a pipe this large: ", err)
+			}
+			newSink(w)
+			want = set
+		}
+		size, err := unix.FcntlInt(w.Fd(), unix.F_GETPIPE_SZ, 0)
+		if size != want || err != nil {
+			t.Errorf("set to %d: %d, %v, want %d", set, size, err, want)
+		}
+	}
+}
+
 // A reader that goes away is an error of the target, in the middle of a large
 // file, too.
 func TestBrokenPipe(t *testing.T) {

@@ -28,8 +28,7 @@ func server(d desk) {
 	// a garbage collection or a change of GOMAXPROCS does: the kernel reads the
 	// program's file then, by requests, and who answers them would be stopped.
 	// So there is none, and always another processor.
-	percent := debug.SetGCPercent(-1)
-	debug.SetMemoryLimit(math.MaxInt64)
+	resumeGC := pauseGC()
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
 	jobs, mounted, started := make(chan *job), make(chan mount), make(chan struct{})
 	go onSpareThread(func() { (<-jobs).launch(umask, mounted, started) })
@@ -37,7 +36,7 @@ func server(d desk) {
 	jobs <- j
 	go func() {
 		<-started
-		debug.SetGCPercent(percent)
+		resumeGC()
 		j.leaveCaller()
 	}()
 	u, err := j.open()
@@ -60,6 +59,15 @@ func server(d desk) {
 	}
 	removeTemp(j)
 	os.Exit(code)
+}
+
+// pauseGC lets no garbage collection begin until resume is called.
+func pauseGC() (resume func()) {
+	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(math.MaxInt64)
+	return func() {
+		debug.SetMemoryLimit(limit)
+		debug.SetGCPercent(percent)
+	}
 }
 
 // A mount is what a thread with a mount namespace of its own has mounted.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,6 +135,7 @@ func serve(text string) error {
 		dropResource()
 	}
 	fmt.Println("mounted")
+	debug.SetGCPercent(fs.GCPercent)
 	err = fs.Serve(fd, u, c.Serve)
 	if lost := (*fs.LostWrite)(nil); errors.As(err, &lost) {
 		return nil // the test's program has heard of it

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -84,10 +83,12 @@ func raiseReadAhead(target string) {
 	}
 }
 
-// gcPercent is how much garbage there may be beside what is in use. The usual 100
+// GCPercent is how much garbage there may be beside what is in use. The usual 100
 // takes a third more memory for a million files that have been looked at; what
-// collecting more often costs is not to be seen beside the requests.
-const gcPercent = 25
+// collecting more often costs is not to be seen beside the requests. A process
+// that serves sets it itself (debug.SetGCPercent), as that stops all goroutines:
+// a thread that waits for an answer from its own mount would wait for ever.
+const GCPercent = 25
 
 // LostWrite is what Serve returns if the upper layer refused data, mostly for
 // want of space. The kernel collects writes, so programs learn of that when they
@@ -116,7 +117,6 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	}
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
-	debug.SetGCPercent(gcPercent)
 	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
 	u.CopiedUp, f.blocks.notify = f.askAgain, f.askAgain
 	err = f.device.Serve()

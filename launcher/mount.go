@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -123,6 +124,7 @@ func (j *job) mount(id identity, c *Config) (int, error) {
 
 // mountServer is the stage that serves an image for everybody.
 func mountServer(j *job) {
+	debug.SetGCPercent(fs.GCPercent)
 	o := fs.Options{HostIDs: j.Mapped}
 	if j.Union != nil {
 		o = j.Union.Serve

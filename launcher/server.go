@@ -63,10 +63,11 @@ func server(d desk) {
 
 // pauseGC lets no garbage collection begin until resume is called.
 func pauseGC() (resume func()) {
-	percent, limit := debug.SetGCPercent(-1), debug.SetMemoryLimit(math.MaxInt64)
+	debug.SetGCPercent(-1)
+	limit := debug.SetMemoryLimit(math.MaxInt64)
 	return func() {
 		debug.SetMemoryLimit(limit)
-		debug.SetGCPercent(percent)
+		debug.SetGCPercent(fs.GCPercent)
 	}
 }
 

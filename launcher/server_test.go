@@ -3,19 +3,21 @@ package launcher
 import (
 	"runtime/debug"
 	"testing"
+
+	"plash/fs"
 )
 
-// After the pause, the garbage collection obeys GOGC and GOMEMLIMIT again.
+// After the pause, the garbage collection goes on as a server's, and obeys GOMEMLIMIT.
 func TestPauseGC(t *testing.T) {
-	const percent, limit = 73, 1 << 40
-	defer debug.SetGCPercent(debug.SetGCPercent(percent))
+	const limit = 1 << 40
+	defer debug.SetGCPercent(debug.SetGCPercent(73))
 	defer debug.SetMemoryLimit(debug.SetMemoryLimit(limit))
 	resume := pauseGC()
 	if p := debug.SetGCPercent(-1); p != -1 {
 		t.Errorf("paused: %d %%", p)
 	}
 	resume()
-	if p := debug.SetGCPercent(percent); p != percent {
+	if p := debug.SetGCPercent(73); p != fs.GCPercent {
 		t.Errorf("afterwards %d %%", p)
 	}
 	if l := debug.SetMemoryLimit(-1); l != limit {

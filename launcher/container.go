@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -175,7 +176,7 @@ esac
 case $_plash in
 0) exec "$@" ;;
 126) printf 'plash error: %s: Permission denied\n' "$1" >&2 ;;
-*) printf 'plash error: %s: command not found\n' "$1" >&2 ;;
+*) printf 'plash error: %s: command not found\n' "${1:-''}" >&2 ;;
 esac
 exit $_plash`
 
@@ -222,7 +223,7 @@ func executable(path string) bool {
 
 // execute executes the program name, looked for as execvp(3) does.
 func execute(exec executor, name string, argv, env []string) int {
-	complain := func(text string) { fmt.Fprintf(os.Stderr, "plash error: %s: %s\n", name, text) }
+	complain := func(text string) { fmt.Fprintf(os.Stderr, "plash error: %s: %s\n", cmp.Or(name, "''"), text) }
 	file, err := find(name, env)
 	if err == unix.ENOENT {
 		complain("command not found")

@@ -30,7 +30,7 @@ func TestExitCodes(t *testing.T) {
 			{words: []string{"sh", "-c", "exit 7"}, code: 7},
 			{words: []string{"no-such-program"}, code: 127, stderr: "plash error: no-such-program: command not found\n"},
 			{words: []string{"/no/such"}, code: 127, stderr: "plash error: /no/such: command not found\n"},
-			{words: []string{""}, code: 127, stderr: "plash error: : command not found\n"},
+			{words: []string{""}, code: 127, stderr: "plash error: '': command not found\n"},
 			{words: []string{"/etc/passwd"}, code: 126, stderr: "plash error: /etc/passwd: Permission denied\n"},
 			{words: []string{"/etc"}, code: 126, stderr: "plash error: /etc: Permission denied\n"},
 			{words: []string{"sh", "-c", "kill -9 $$"}, code: -1, signal: unix.SIGKILL},

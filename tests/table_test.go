@@ -88,7 +88,7 @@ func TestRefusals(t *testing.T) {
 			for bad, why := range map[string]string{
 				"0": "0: special root image", "999": "no image: 999", "abc": "abc: must be a positive number",
 				"-1": "-1: must be a positive number", "--": "--: must be a positive number", "1.0": "1.0: must be a positive number",
-				"''": "'': must be a positive number", "--nope": "--nope: must be a positive number",
+				"''": "'': must be a positive number", "--nope": "--nope: no such option, and an id must be a positive number",
 			} {
 				if bad == "''" && strings.HasPrefix(words, "map") || bad == "--nope" && strings.Contains("build create", strings.Fields(words)[0]) {
 					continue // unsets; a macro
@@ -136,10 +136,12 @@ func TestRefusals(t *testing.T) {
 
 			// A program that is not there, or cannot be executed, wherever.
 			{"run 1 nope", 127, "", "plash error: nope: command not found\n"},
+			{"run 1 ''", 127, "", "plash error: '': command not found\n"},
 			{"run 1 /etc/motd", 126, "", "plash error: /etc/motd: Permission denied\n"},
 			{"run 1 /etc", 126, "", "plash error: /etc: Permission denied\n"},
 			{"run:persist 1 dir nope", 127, "", "plash error: nope: command not found\n"},
 			{"mounted 1 nope", 127, "", "plash error: nope: command not found\n"},
+			{"mounted 1 ''", 127, "", "plash error: '': command not found\n"},
 			{"mounted 1 etc/motd", 126, "", "plash error: etc/motd: Permission denied\n"},
 			{"sudo nope", 127, "", "plash error: nope: command not found\n"},
 			{"sudo /etc/passwd", 126, "", "plash error: /etc/passwd: Permission denied\n"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 	"plash/internal/errs"
@@ -213,7 +214,7 @@ func (c *stackCommand) Run() error {
 	if err != nil {
 		return err
 	}
-	parent, err := store.ParseID(c.ID)
+	parent, err := parseID(c.ID)
 	if err != nil {
 		return err
 	}
@@ -261,7 +262,7 @@ func openID(word string, root bool) (*store.Store, store.ID, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	id, err := store.ParseID(word)
+	id, err := parseID(word)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -269,6 +270,15 @@ func openID(word string, root bool) (*store.Store, store.ID, error) {
 		return s, 0, nil
 	}
 	return s, id, s.Check(id)
+}
+
+// parseID reads word, which stands in an id's place. A mistyped option does too.
+func parseID(word string) (store.ID, error) {
+	id, err := store.ParseID(word)
+	if err != nil && mayBeOption(word) && strings.Trim(word, "-0123456789") != "" {
+		return 0, fmt.Errorf("%s: no such option, and an id must be a positive number", strings.ToValidUTF8(word, "\uFFFD"))
+	}
+	return id, err
 }
 
 // openImage opens the data directory and gets what is needed to use the image

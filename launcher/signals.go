@@ -21,10 +21,28 @@ var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIG
 // does not, and stops when the container does.
 var ownSignals = []os.Signal{unix.SIGTTIN, unix.SIGTTOU}
 
+// held is where signals wait for the next run; nil if they do not.
+var held chan os.Signal
+
+// HoldSignals lets signals that would end this process wait for the next run,
+// which sends them to the container. It is called before something is made that
+// only a run removes. The other signals can wait until the run catches them:
+// each costs a few ten microseconds.
+func HoldSignals() {
+	held = make(chan os.Signal, 32)
+	for _, s := range []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(held, s)
+		}
+	}
+}
+
 // catchSignals catches all of these but those that the caller has ignored,
 // which the container ignores too.
 func (p *parent) catchSignals() {
-	p.signals = make(chan os.Signal, 32)
+	if p.signals, held = held, nil; p.signals == nil {
+		p.signals = make(chan os.Signal, 32)
+	}
 	for _, s := range slices.Concat(terminalSignals, otherSignals, ownSignals) {
 		if !signal.Ignored(s) {
 			signal.Notify(p.signals, s)

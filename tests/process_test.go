@@ -124,6 +124,24 @@ func TestSignals(t *testing.T) {
 	})
 }
 
+// TestSignalAtStart: a signal that comes while a run starts ends it, and leaves
+// no temporary directory.
+func TestSignalAtStart(t *testing.T) {
+	each(t, everyone, time.Minute, func(t *testing.T) {
+		id := needTiny(t)
+		for i := range 80 {
+			cmd := startSilent(t, "run", id, "sleep", "100")
+			time.Sleep(time.Duration(i) * 200 * time.Microsecond)
+			cmd.Process.Signal(unix.SIGINT)
+			cmd.Wait()
+			if status := cmd.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != unix.SIGINT {
+				t.Errorf("attempt %d: %v", i, cmd.ProcessState)
+			}
+		}
+		noTemps(t)
+	})
+}
+
 // stateOf returns the state of a process as /proc shows it, such as S or T.
 func stateOf(pid int) string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

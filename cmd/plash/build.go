@@ -104,6 +104,7 @@ func (p *plash) step(s *store.Store, parent image, command []string, o options, 
 		return 0, err
 	}
 	defer release()
+	launcher.HoldSignals()
 	temp, err := s.TempDir()
 	if err != nil {
 		return 0, err

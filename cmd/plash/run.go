@@ -42,6 +42,7 @@ func (p *plash) run(id string, command []string, o options) error {
 	if err != nil {
 		return err
 	}
+	launcher.HoldSignals()
 	temp, err := s.TempDir()
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -40,6 +41,9 @@ type Options struct {
 	Opens bool
 	// Debug prints all requests to standard error.
 	Debug bool
+	// Settled, unless nil, is closed when this process may stop all its
+	// goroutines at once, as the garbage collector does.
+	Settled <-chan struct{} `json:"-"`
 }
 
 // maxWrite is the largest read or write request, the kernel's limit.
@@ -119,6 +123,12 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	unix.Umask(0)
 	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
 	u.CopiedUp, f.blocks.notify = f.askAgain, f.askAgain
+	u.Shrunk = func() {
+		if o.Settled != nil {
+			<-o.Settled
+		}
+		debug.FreeOSMemory() // by itself Go would keep it for minutes
+	}
 	err = f.device.Serve()
 	f.blocks.end()
 	unix.Close(devFD)

@@ -27,16 +27,18 @@ func server(d desk) {
 	// While the thread executes the program nothing can stop all goroutines, as
 	// a garbage collection or a change of GOMAXPROCS does: the kernel reads the
 	// program's file then, by requests, and who answers them would be stopped.
-	// So there is none, and always another processor.
+	// So there is none until the program runs, and always another processor.
 	resumeGC := pauseGC()
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
-	jobs, mounted, started := make(chan *job), make(chan mount), make(chan struct{})
+	jobs, mounted := make(chan *job), make(chan mount)
+	started, settled := make(chan struct{}), make(chan struct{})
 	go onSpareThread(func() { (<-jobs).launch(umask, mounted, started) })
 	j := d.job()
 	jobs <- j
 	go func() {
 		<-started
 		resumeGC()
+		close(settled)
 		j.leaveCaller()
 	}()
 	u, err := j.open()
@@ -55,7 +57,7 @@ func server(d desk) {
 	if err != nil {
 		tell(j.Warn, wordError, err.Error())
 	} else {
-		code = j.serve(u, m.dev, j.Warn, fs.Options{})
+		code = j.serve(u, m.dev, j.Warn, fs.Options{Settled: settled})
 	}
 	removeTemp(j)
 	os.Exit(code)

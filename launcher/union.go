@@ -46,6 +46,9 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 			return errs.Path(*p, err)
 		}
 	}
+	if m.Config.Upper != "" && (within(m.Config.Upper, m.Config.Work) || within(m.Config.Work, m.Config.Upper)) {
+		return fmt.Errorf("%s: upperdir and workdir must not lie in each other", m.Config.Work)
+	}
 	c := &Config{View: Host, Mountpoint: at, Verbose: verbose}
 	j, err := c.job(identity{})
 	if err != nil {
@@ -57,6 +60,27 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 		return err
 	}
 	return waitForServer(pid)
+}
+
+// within reports whether dir, an absolute path, is the directory top or lies in
+// it, as far as that can be found out.
+func within(dir, top string) bool {
+	of, err := os.Stat(top)
+	if err != nil {
+		return false
+	}
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return false
+	}
+	for {
+		if info, err := os.Stat(dir); err == nil && os.SameFile(info, of) {
+			return true
+		}
+		if dir == "/" {
+			return false
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 // waitForServer waits until the server has ended, and passes on to it what

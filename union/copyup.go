@@ -141,6 +141,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 	if err != nil {
 		return nil, err
 	}
+	// Before it can be found, or a listing would show it with another number.
 	u.origins.set(now.Ino, n.ino, u.saveOrigin(dst, n.Type(), now.Ino, was.Dev, key{ino: was.Ino}))
 	k := u.keyOf(u.upper, &now)
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {

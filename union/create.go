@@ -381,7 +381,7 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	n.refs.Store(1)
 	u.nHeld.Add(1)
 	u.table.ids.add(n)
-	u.table.add(n)
+	u.table.add(n, nil)
 	return n, &st, nil
 }
 

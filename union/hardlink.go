@@ -47,7 +47,7 @@ func (u *Union) linkNames(n *Node) {
 		e.links--
 	}
 	n.loc.Unlock()
-	u.Forget(n, 1) // that of rekey: no name leads to the lower object any more
+	u.Forget(n, 1) // that of become: no name leads to the lower object any more
 }
 
 // lookupPath is Lookup of a path from the root.

@@ -2,6 +2,7 @@ package union
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -29,7 +30,8 @@ type layer struct {
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
 	override string // the attribute that holds owners and modes, or ""
-	// Between it and the upper these system calls do not work.
+	// These system calls did not work between it and the upper, nor will they;
+	// it is one file system mostly.
 	noClone, noCopyRange atomic.Bool
 }
 
@@ -107,17 +109,13 @@ func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
 }
 
 // lock takes a shared lock on the layer's root, fd. Who removes a layer holds
-// an exclusive one while it vanishes, so it may be gone afterwards.
+// an exclusive one while it vanishes, so it may be gone afterwards; so does who
+// has it as work directory, for as long as it is mounted.
 func (l *layer) lock(fd int) error {
-	for {
-		err := unix.Flock(fd, unix.LOCK_SH)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		break
+	if err := flock(fd, unix.LOCK_SH); err == unix.EWOULDBLOCK {
+		return errors.New("it is being removed, or is the work directory of a mount")
+	} else if err != nil {
+		return err
 	}
 	if l.above != nil {
 		return nil

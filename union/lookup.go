@@ -235,19 +235,21 @@ func (u *Union) intern(dir *Node, name string, h *hit, copied uint32) (*Node, er
 	k := u.keyOf(h.in.layer, &h.st)
 	n := u.table.get(k)
 	if n == nil {
-		if dir.dir.copied.Load() != copied {
-			h.drop()
-			return nil, errCopied
-		}
 		n = u.newNode(dir, name, k, h)
 		u.table.ids.add(n) // before others can find it
-		if other := u.table.add(n); other != n {
-			u.table.ids.remove(n)
-			u.Forget(dir, 1) // n's
-			n = other
-		} else {
+		// Whoever takes a key from a node counts in copied before.
+		switch other := u.table.add(n, func() bool { return dir.dir.copied.Load() != copied }); other {
+		case n:
 			h.dirs = nil // n's
 			return n, nil
+		default:
+			u.table.ids.remove(n)
+			u.Forget(dir, 1) // n's
+			if other == nil {
+				h.drop()
+				return nil, errCopied
+			}
+			n = other
 		}
 	}
 	h.drop()

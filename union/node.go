@@ -1,7 +1,6 @@
 package union
 
 import (
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,7 +77,7 @@ type dirState struct {
 	list   atomic.Pointer[listing]
 	listMu sync.Mutex
 	acl    atomic.Uint32 // whether it has a default ACL: aclUnknown …
-	copied atomic.Uint32 // how many objects in it were copied up, see rekey
+	copied atomic.Uint32 // how many objects in it were copied up, see become
 	live   bool          // a live layer merges into it
 	// See candidates.
 	searched atomic.Uint32
@@ -245,11 +244,12 @@ func (u *Union) putAt(n, dir *Node, name string) {
 	n.name, n.gone = name, false
 }
 
-// tidy gives memory back to the system after most nodes have been forgotten:
-// by itself Go would keep it for minutes.
+// tidy lets go of memory after most nodes have been forgotten.
 func (u *Union) tidy() {
 	u.fds.tidy()
-	debug.FreeOSMemory()
+	if u.Shrunk != nil {
+		u.Shrunk()
+	}
 }
 
 // release frees the descriptors of a node that nobody can reach any more, and

@@ -316,6 +316,37 @@ func TestLookupWhileCopiedUp(t *testing.T) {
 	}
 }
 
+// TestFoundByTwo: of two who find a file at the same time, for the first time,
+// one writes to it, and both have the same node.
+func TestFoundByTwo(t *testing.T) {
+	dir := t.TempDir()
+	const files = 3000
+	for i := range files {
+		write(t, dir, fmt.Sprint("f", i))
+	}
+	u, _ := open(t, Layer{Path: dir})
+	for i := range files {
+		name := fmt.Sprint("f", i)
+		var wrote *Node
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			var err error
+			if wrote, err = u.Lookup(u.Root(), name); err == nil {
+				err = u.Write(wrote, []byte("x"), 0, false)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		n, err := u.Lookup(u.Root(), name)
+		wg.Wait()
+		check(t, err)
+		if n != wrote {
+			t.Fatalf("%s is two nodes", name)
+		}
+	}
+}
+
 func sameNode(t *testing.T, u *Union, dir *Node, name string, want *Node) {
 	t.Helper()
 	n, err := u.Lookup(dir, name)

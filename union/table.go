@@ -129,13 +129,17 @@ func (t *table) get(k key) *Node {
 }
 
 // add enters n, which has a number, unless another node with its key is there,
-// which it returns held.
-func (t *table) add(n *Node) *Node {
+// which it returns held. If there is none and stale, which may be nil, says so,
+// it returns nil: the object has another key by now.
+func (t *table) add(n *Node, stale func() bool) *Node {
 	s := t.shard(n.key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if old := s.node(&t.ids, n.key); old != nil && old.hold() {
 		return old
+	}
+	if stale != nil && stale() {
+		return nil
 	}
 	s.put(&t.ids, n)
 	return n

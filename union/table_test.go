@@ -58,12 +58,16 @@ func TestTable(t *testing.T) {
 			n := &Node{key: newKey()}
 			n.refs.Store(1)
 			table.ids.add(n)
-			if table.add(n) != n {
+			if table.add(n, nil) != n {
 				t.Fatal("not added")
 			}
 			found[n.key] = n
 			nodes = append(nodes, n)
-			if got := table.add(&Node{key: n.key}); got != n || n.refs.Add(-1) != 1 {
+			stale := &Node{key: key{ino: 1 << 40}}
+			if table.add(stale, func() bool { return true }) != nil || table.get(stale.key) != nil {
+				t.Fatal("a stale node was added")
+			}
+			if got := table.add(&Node{key: n.key}, nil); got != n || n.refs.Add(-1) != 1 {
 				t.Fatal("another node was added with the same key")
 			}
 		default:
@@ -80,7 +84,7 @@ func TestTable(t *testing.T) {
 				again := &Node{key: k}
 				again.refs.Store(1)
 				table.ids.add(again)
-				if table.add(again) != again {
+				if table.add(again, nil) != again {
 					t.Fatal("a forgotten node is in the way")
 				}
 				found[k] = again

@@ -86,6 +86,9 @@ type Union struct {
 	// CopiedUp, unless nil, is called for each directory that was copied up,
 	// mostly for something in it: its number of links is another one now.
 	CopiedUp func(dir *Node)
+	// Shrunk, unless nil, is called after most nodes have been forgotten: memory
+	// can be given back then.
+	Shrunk func()
 
 	upper    *layer // nil if read-only
 	layers   []*layer
@@ -229,7 +232,7 @@ func (u *Union) makeRoot() error {
 	n.refs.Store(math.MaxInt32) // the kernel never forgets the root
 	u.root = n
 	u.table.ids.add(n)
-	u.table.add(n)
+	u.table.add(n, nil)
 	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
 	u.aclOff = err == unix.EOPNOTSUPP
 	return nil
@@ -250,12 +253,7 @@ func (u *Union) lock(path string, how int, busy string) error {
 	if err != nil {
 		return errs.Path(path, err)
 	}
-	err = unix.Flock(fd, how|unix.LOCK_NB)
-	for begin := time.Now(); err == unix.EWOULDBLOCK && time.Since(begin) < patience; {
-		time.Sleep(5 * time.Millisecond)
-		err = unix.Flock(fd, how|unix.LOCK_NB)
-	}
-	if err != nil {
+	if err := flock(fd, how); err != nil {
 		unix.Close(fd)
 		if err == unix.EWOULDBLOCK {
 			return fmt.Errorf("%s: %s", path, busy)
@@ -264,6 +262,16 @@ func (u *Union) lock(path string, how int, busy string) error {
 	}
 	u.locks = append(u.locks, fd)
 	return nil
+}
+
+// flock is flock(2) with patience: EWOULDBLOCK if that ends first.
+func flock(fd, how int) error {
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.Flock(fd, how|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK || time.Since(begin) > patience {
+			return err
+		}
+	}
 }
 
 // devices numbers the file systems that the layers lie on, in the order in

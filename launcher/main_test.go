@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,6 +30,9 @@ import (
 // The tests run the launcher in processes of their own, as different users:
 // copies of this test program that were given a spec.
 func TestMain(m *testing.M) {
+	if signal.Ignored(unix.SIGHUP) { // under nohup(1): then programs would ignore it, too
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	launcher.Init()
 	if len(os.Args) > 2 && os.Args[1] == "plash" {
 		if err := plash(os.Args[2], os.Args[3:]); err != nil {

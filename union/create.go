@@ -274,7 +274,7 @@ func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix
 		h.dirs = []*layerDir{up.child(name)}
 	}
 	u.origins.drop(h.st.Ino) // of an earlier object with this inode
-	n, err := u.intern(dir, name, &h, dir.dir.copied.Load())
+	n, err := u.intern(dir, name, &h, nil)
 	if err != nil {
 		return nil, nil, err
 	}

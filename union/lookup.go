@@ -218,7 +218,9 @@ func (u *Union) findNode(dir *Node, name string) (*Node, hit, error) {
 			return nil, h, err
 		}
 		u.loadOrigin(h.in, name, h.st.Ino)
-		if n, err := u.intern(dir, name, &h, copied); err != errCopied {
+		// Whoever takes a key from a node counts before.
+		stale := func() bool { return dir.dir.copied.Load() != copied }
+		if n, err := u.intern(dir, name, &h, stale); err != errCopied {
 			return n, h, err
 		}
 	}
@@ -229,16 +231,15 @@ func (u *Union) findNode(dir *Node, name string) (*Node, hit, error) {
 var errCopied = errors.New("copied up meanwhile")
 
 // intern returns the node for what was found, an existing one if there is. What
-// is in h.dirs is the node's then, or dropped. copied is what dir had in its
-// field before the search.
-func (u *Union) intern(dir *Node, name string, h *hit, copied uint32) (*Node, error) {
+// is in h.dirs is the node's then, or dropped. If there is none and stale, which
+// may be nil, says so, it returns errCopied.
+func (u *Union) intern(dir *Node, name string, h *hit, stale func() bool) (*Node, error) {
 	k := u.keyOf(h.in.layer, &h.st)
 	n := u.table.get(k)
 	if n == nil {
 		n = u.newNode(dir, name, k, h)
 		u.table.ids.add(n) // before others can find it
-		// Whoever takes a key from a node counts in copied before.
-		switch other := u.table.add(n, func() bool { return dir.dir.copied.Load() != copied }); other {
+		switch other := u.table.add(n, stale); other {
 		case n:
 			h.dirs = nil // n's
 			return n, nil

@@ -1,6 +1,6 @@
-// Package fs serves a union over FUSE: it decodes nothing itself (go-fuse
-// does) and merges nothing (package union does), but decides what the kernel
-// may cache and for how long, and translates attributes and ids.
+// Package fs serves a union over FUSE: it decodes the frequent requests (go-fuse
+// the others) and merges nothing (package union does), but decides what the
+// kernel may cache and for how long, and translates attributes and ids.
 //
 // OPEN, CREATE, OPENDIR, FLUSH and ACCESS are answered with ENOSYS, once: from
 // then on the kernel sends none of them, nor RELEASE, and keeps page and

@@ -51,7 +51,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	if os.Geteuid() == 0 && !usertest.Active() && os.Getenv(indexEnv) == "" {
-		ownMounts()
+		usertest.OwnMounts()
 	}
 	os.Exit(m.Run())
 }
@@ -70,32 +70,6 @@ func TestIndexed(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-}
-
-// ownMounts runs the tests in a mount namespace of their own: a mount that
-// lies in the namespace of another process as well, one that was started
-// meanwhile, outlives its end here.
-func ownMounts() {
-	const env = "PLASH_FS_TEST_OWN_MOUNTS"
-	if os.Getenv(env) != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-			fmt.Println("mounts cannot be made private:", err)
-			os.Exit(1)
-		}
-		return
-	}
-	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), env+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	if cmd.ProcessState == nil {
-		return // not permitted here
-	}
-	if err != nil {
-		os.Exit(cmd.ProcessState.ExitCode())
-	}
-	os.Exit(0)
 }
 
 func serve(text string) error {

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"plash/internal/tree"
+	"plash/internal/usertest"
 	"plash/launcher"
 	"plash/store"
 	"plash/union"
@@ -46,6 +47,7 @@ func TestMain(m *testing.M) {
 		fmt.Println(dir, err)
 		os.Exit(0)
 	}
+	usertest.OwnMounts()
 	os.Exit(m.Run())
 }
 

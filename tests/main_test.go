@@ -26,6 +26,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
 )
 
 // Places of this test run. base is a temporary directory that every user may
@@ -46,6 +48,7 @@ func TestMain(m *testing.M) {
 	if inChild() {
 		os.Exit(m.Run())
 	}
+	usertest.OwnMounts()
 	code, err := prepareAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

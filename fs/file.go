@@ -68,7 +68,7 @@ func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 		return 0, st
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		f.blocks.wrote(n)
+		f.wrote(n)
 	}
 	return uint32(len(data)), fuse.OK
 }

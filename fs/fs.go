@@ -38,7 +38,10 @@ type fileSystem struct {
 	minor  uint32       // of the kernel's protocol version
 	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
 	opens  atomic.Int32 // how many OPENs are still answered
-	blocks blockCounts
+	blocks later        // nodes for askBlocks
+
+	relists bool  // the kernel forgets attributes of files that are closed
+	relist  later // directories for dropList
 
 	timeout                      time.Duration
 	noXattrs, noACL, staticNlink bool // see Options
@@ -124,6 +127,7 @@ func (f *fileSystem) Forget(id, count uint64) {
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
 	n.Told.Store(true) // before the attributes are read: data may be written meanwhile
+	f.looksAt(n)
 	return f.attrOut(n, out)
 }
 

@@ -239,7 +239,11 @@ func (r *request) batchForget() {
 
 // read reads into the answer, without a copy between.
 func (r *request) read(in *fuse.ReadIn) fuse.Status {
-	n, err := r.fs.u.Read(r.fs.node(in.NodeId), r.out[:in.Size], int64(in.Offset))
+	node := r.fs.node(in.NodeId)
+	if in.Offset == 0 {
+		r.fs.looksAt(node)
+	}
+	n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
 	r.size = n
 	return status(err)
 }

@@ -107,7 +107,7 @@ func (e *LostWrite) Error() string { return "a write was lost: " + errs.Text(e.E
 func Serve(devFD int, u *union.Union, o Options) error {
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, hasLow: u.HasLive(),
-		timeout: forever, noXattrs: o.NoXattrs, noACL: o.NoACL, staticNlink: o.StaticNlink,
+		relists: collectsWrites(u, o) && !u.HasLive(), timeout: forever, noXattrs: o.NoXattrs, noACL: o.NoACL, staticNlink: o.StaticNlink,
 	}
 	if o.Timeout != nil {
 		f.timeout = *o.Timeout
@@ -122,7 +122,9 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
 	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
-	u.CopiedUp, f.blocks.notify = f.askAgain, f.askAgain
+	u.CopiedUp = f.askAgain
+	f.blocks = later{delay: blocksDelay, do: f.askBlocks}
+	f.relist = later{delay: relistDelay, do: f.dropList}
 	u.Shrunk = func() {
 		if o.Settled != nil {
 			<-o.Settled
@@ -131,6 +133,7 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	}
 	err = f.device.Serve()
 	f.blocks.end()
+	f.relist.end()
 	unix.Close(devFD)
 	if err != nil {
 		return err
@@ -146,6 +149,11 @@ const (
 	capNoOpendir    = 1 << 24
 	capHandleKillV2 = 1 << 28
 )
+
+// collectsWrites reports whether the kernel's writeback cache is on. With it each
+// close makes the kernel forget a file's st_blocks, so the next stat is a
+// request: it is not where nothing is written.
+func collectsWrites(u *union.Union, o Options) bool { return !o.WriteThrough && !u.ReadOnly() }
 
 func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 	m := &fuse.MountOptions{
@@ -166,9 +174,7 @@ func mountOptions(u *union.Union, o Options) *fuse.MountOptions {
 		ExplicitDataCacheControl: true,
 		Logger:                   log.New(io.Discard, "", 0),
 	}
-	// With the writeback cache each close makes the kernel forget a file's
-	// st_blocks, so the next stat is a request: not where nothing is written.
-	if !o.WriteThrough && !u.ReadOnly() {
+	if collectsWrites(u, o) {
 		m.ExtraCapabilities |= fuse.CAP_WRITEBACK_CACHE
 	}
 	if o.Debug {

@@ -86,6 +86,7 @@ type dirState struct {
 	// under renameMu.
 	redirect string
 	pinned   *handle // of a removed upper directory, under the node's loc
+	listing  atomic.Uint32
 }
 
 func newDirState(stack []*layerDir) *dirState {
@@ -130,6 +131,18 @@ func (n *Node) Type() uint32 { return uint32(n.typ) }
 
 // Ino returns the inode number shown for the node.
 func (n *Node) Ino() uint64 { return n.ino }
+
+// Listing is for who serves the union, to note what it knows of a directory's
+// listing. It is 0 at first.
+func (n *Node) Listing() *atomic.Uint32 { return &n.dir.listing }
+
+// Dir returns the number of the directory in which n, which is not the root,
+// was found last, and that directory's Listing.
+func (n *Node) Dir() (id uint64, listing *atomic.Uint32) {
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return uint64(n.parent.id), &n.parent.dir.listing
+}
 
 // IsDir reports whether the node is a directory.
 func (n *Node) IsDir() bool { return n.typ == unix.S_IFDIR }

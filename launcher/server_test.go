@@ -3,8 +3,6 @@ package launcher
 import (
 	"runtime/debug"
 	"testing"
-
-	"plash/fs"
 )
 
 // After the pause, the garbage collection goes on as a server's, and obeys GOMEMLIMIT.
@@ -17,7 +15,7 @@ func TestPauseGC(t *testing.T) {
 		t.Errorf("paused: %d %%", p)
 	}
 	resume()
-	if p := debug.SetGCPercent(73); p != fs.GCPercent {
+	if p := debug.SetGCPercent(73); p != startGCPercent {
 		t.Errorf("afterwards %d %%", p)
 	}
 	if l := debug.SetMemoryLimit(-1); l != limit {

@@ -14,8 +14,8 @@ import (
 // them.
 const blocksDelay = 500 * time.Millisecond
 
-// wrote notes that the kernel has written to n what it had collected.
-func (f *fileSystem) wrote(n *union.Node) {
+// collected notes that the kernel has written to n what it had collected.
+func (f *fileSystem) collected(n *union.Node) {
 	if n.Told.CompareAndSwap(true, false) {
 		id, _ := n.ID()
 		f.blocks.add(id)

@@ -60,17 +60,21 @@ func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 }
 
 func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
-	n := f.node(in.NodeId)
-	if err := f.u.Write(n, data, int64(in.Offset), kill); err != nil {
+	err := f.u.Write(f.node(in.NodeId), data, int64(in.Offset), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	return uint32(len(data)), f.wrote(in, err)
+}
+
+// wrote notes what came of a write.
+func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
+	if err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
-		return 0, st
+		return st
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		f.wrote(n)
+		f.collected(f.node(in.NodeId))
 	}
-	return uint32(len(data)), fuse.OK
+	return fuse.OK
 }
 
 func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {

@@ -1,7 +1,9 @@
 package fs_test
 
 import (
+	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -363,6 +365,38 @@ func TestBlocksOfOpenFiles(t *testing.T) {
 					t.Fatalf("synced %v: %d blocks, not %d", sync, blocks(s.path(name)), want)
 				}
 			}
+		}
+	}
+}
+
+// TestLargeWrites: what is written in large pieces arrives, however it is
+// written.
+func TestLargeWrites(t *testing.T) {
+	data := make([]byte, 5<<20+4096)
+	rand.NewChaCha8([32]byte{}).Read(data)
+	for name, how := range map[string]struct {
+		through bool
+		flags   int
+	}{"collected": {}, "through": {through: true}, "direct": {flags: unix.O_DIRECT}, "appended": {flags: unix.O_APPEND}} {
+		s := newStack(t, 1)
+		fill(t, s.lowers[0], tree("file: text"))
+		s.change = func(c *serveConfig) { c.Serve.WriteThrough = how.through }
+		s.mount()
+		f, err := os.OpenFile(s.path("file"), os.O_WRONLY|os.O_TRUNC|how.flags, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if _, err := f.Write(data); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Error(name, err)
+		}
+		got, err := os.ReadFile(filepath.Join(s.upper, "file"))
+		if err != nil || len(got) != 2*len(data) || !bytes.Equal(got[:len(data)], data) || !bytes.Equal(got[len(data):], data) {
+			t.Errorf("%s: %d bytes arrived, or others, %v", name, len(got), err)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func (s *server) MayTakeLong(in []byte, slow bool) bool {
 }
 
 // Handle answers one request.
-func (s *server) Handle(in, out []byte) (n int) {
+func (s *server) Handle(in []byte, rest *fusedev.Pipe, out []byte) (n int) {
 	h := fusedev.At[fuse.InHeader](in)
 	if h == nil {
 		return 0
@@ -85,10 +85,13 @@ func (s *server) Handle(in, out []byte) (n int) {
 			n = reply(h, out, 0, fuse.EIO)
 		}
 	}()
+	if rest != nil && (s.plain || h.Opcode != opWrite) {
+		in, rest = rest.Append(in), nil
+	}
 	if s.plain {
 		return s.leave(in, out)
 	}
-	r := request{fs: s.fs, h: h, in: in, out: out[replyHeader:]}
+	r := request{fs: s.fs, h: h, in: in, rest: rest, out: out[replyHeader:]}
 	status, known := r.answer()
 	switch {
 	case !known:
@@ -107,7 +110,7 @@ func (s *server) leave(in, out []byte) int {
 		// go-fuse grants what the kernel begins with, 128 KiB, and so undoes
 		// what raiseReadAhead may have done by then.
 		if o := fusedev.At[fuse.InitOut](out[replyHeader:]); n == replyHeader+fusedev.Size[fuse.InitOut]() {
-			o.MaxReadAhead = maxWrite
+			o.MaxReadAhead = uint32(maxWrite)
 		}
 	}
 	return n
@@ -131,8 +134,9 @@ type request struct {
 	fs   *fileSystem
 	h    *fuse.InHeader
 	in   []byte
-	out  []byte // behind the header
-	size int    // of the answer in out
+	rest *fusedev.Pipe // what follows in, unless nil
+	out  []byte        // behind the header
+	size int           // of the answer in out
 }
 
 // noReply is the size of an answer that the kernel does not wait for.
@@ -168,8 +172,7 @@ func (r *request) answer() (status fuse.Status, known bool) {
 	case opRead:
 		status = r.read(args[fuse.ReadIn](r))
 	case opWrite:
-		in := args[fuse.WriteIn](r)
-		result[fuse.WriteOut](r).Size, status = f.Write(nil, in, r.in[:in.Size])
+		status = r.write(args[fuse.WriteIn](r))
 	case opGetxattr:
 		status = r.getxattr(args[fuse.GetXAttrIn](r))
 	case opReaddir:
@@ -246,6 +249,19 @@ func (r *request) read(in *fuse.ReadIn) fuse.Status {
 	n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
 	r.size = n
 	return status(err)
+}
+
+func (r *request) write(in *fuse.WriteIn) (status fuse.Status) {
+	out := result[fuse.WriteOut](r)
+	if r.rest == nil {
+		out.Size, status = r.fs.Write(nil, in, r.in[:in.Size])
+		return status
+	}
+	err := r.fs.u.WriteBy(r.fs.node(in.NodeId), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0, func(fd int) error {
+		return r.rest.WriteTo(fd, int64(in.Offset))
+	})
+	out.Size = in.Size
+	return r.fs.wrote(in, err)
 }
 
 // getxattr answers with the attribute, or if the request has no room for one

@@ -46,8 +46,10 @@ type Options struct {
 	Settled <-chan struct{} `json:"-"`
 }
 
-// maxWrite is the largest read or write request, the kernel's limit.
-const maxWrite = 1 << 20
+// maxWrite is the largest read or write request: the kernel's limit is a MiB, and
+// so is that of an ordinary user's pipe, in which there is a page of arguments,
+// too (see fusedev.Pipe).
+var maxWrite = 1<<20 - os.Getpagesize()
 
 // MountData returns the option string for a mount(2) of type "fuse.plash" with
 // the open /dev/fuse devFD, which must have been opened in the user namespace

@@ -86,6 +86,12 @@ func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
 // Write writes data at offset off, copying n up first. killPriv says that the
 // writer may not keep the file's suid and sgid bits.
 func (u *Union) Write(n *Node, data []byte, off int64, killPriv bool) error {
+	return u.WriteBy(n, killPriv, func(fd int) error { return pwrite(fd, data, off) })
+}
+
+// WriteBy is Write of what write, which is called once at most, writes to the
+// descriptor fd.
+func (u *Union) WriteBy(n *Node, killPriv bool, write func(fd int) error) error {
 	h, err := u.pinWrite(n, -1)
 	if err != nil {
 		return err
@@ -96,7 +102,7 @@ func (u *Union) Write(n *Node, data []byte, off int64, killPriv bool) error {
 			return err
 		}
 	}
-	return pwrite(h.fd, data, off)
+	return write(h.fd)
 }
 
 // pinWrite is pinData for writing; it copies n up, at most size bytes of it.

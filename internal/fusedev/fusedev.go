@@ -31,8 +31,9 @@ import (
 type Handler interface {
 	// Handle answers the request in, of which the header is part: it writes the
 	// reply to the start of out and returns its length, 0 for none. It must not
-	// keep the buffers.
-	Handle(in, out []byte) int
+	// keep the buffers. If rest is not nil, in ends behind the arguments of a
+	// WRITE, and rest has what follows; what Handle leaves in it is dropped.
+	Handle(in []byte, rest *Pipe, out []byte) int
 	// MayTakeLong reports whether other requests should not wait for this one,
 	// or must not, because it waits for them. slow says that earlier ones took
 	// long, as on a disk.
@@ -53,6 +54,10 @@ const (
 	// dull is after how many looks without a request the watchdog sleeps.
 	dull = 100
 )
+
+// headers is half of what the kernel wants a buffer to have at least,
+// FUSE_MIN_READ_BUFFER.
+const headers = 4096
 
 // A Device is a connection to the kernel.
 type Device struct {
@@ -77,7 +82,6 @@ type Device struct {
 // New returns the Device of the descriptor fd, which stays the caller's. A
 // request or reply carries at most maxData bytes besides its headers.
 func New(fd, maxData int, h Handler) *Device {
-	const headers = 4096 // half of what the kernel wants a buffer to have at least, FUSE_MIN_READ_BUFFER
 	return &Device{
 		fd: fd, size: maxData + headers, handler: h,
 		lead: make(chan struct{}), done: make(chan struct{}), wake: make(chan struct{}, 1),
@@ -177,7 +181,7 @@ func (d *Device) finish(err error) {
 // are none any more.
 func (d *Device) leadWith(b *buffers) {
 	for turn := d.turn.Load(); ; turn += 2 {
-		n, err := d.pause.read(d.fd, b)
+		in, rest, err := d.pause.read(d.fd, b)
 		if err == unix.ENODEV { // unmounted
 			d.finish(nil)
 			return
@@ -186,19 +190,18 @@ func (d *Device) leadWith(b *buffers) {
 			d.finish(fmt.Errorf("/dev/fuse: %w", err))
 			return
 		}
-		in := b.in[:n]
 		start := time.Now()
 		slow := d.slow.Load() > 0
 		if d.handler.MayTakeLong(in, slow) || slow && ready(d.fd) {
 			d.handOver()
-			d.answer(in, b.out, start)
+			d.answer(in, rest, b.out, start)
 			return
 		}
 		d.turn.Store(turn + 1)
 		if d.asleep.Load() && d.asleep.CompareAndSwap(true, false) {
 			d.wake <- struct{}{}
 		}
-		d.answer(in, b.out, start)
+		d.answer(in, rest, b.out, start)
 		if !d.turn.CompareAndSwap(turn+1, turn+2) {
 			return // the watchdog gave the lead to another
 		}
@@ -206,12 +209,17 @@ func (d *Device) leadWith(b *buffers) {
 }
 
 // answer lets the request be handled, and notes whether it took long.
-func (d *Device) answer(in, out []byte, start time.Time) {
-	n := d.handler.Handle(in, out)
+func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
+	carried := len(in)
+	if rest != nil {
+		carried += rest.n
+		defer rest.drop()
+	}
+	n := d.handler.Handle(in, rest, out)
 	if n > 0 {
 		write(d.fd, out[:n])
 	}
-	if time.Since(start) > long+time.Duration(len(in)+n) {
+	if time.Since(start) > long+time.Duration(carried+n) {
 		d.slow.Store(wary)
 	} else if s := d.slow.Load(); s > 0 {
 		d.slow.CompareAndSwap(s, s-1)

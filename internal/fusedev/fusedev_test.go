@@ -18,7 +18,10 @@ type handler struct {
 	fill   bool // use all of the memory for a reply
 }
 
-func (h handler) Handle(in, out []byte) int {
+func (h handler) Handle(in []byte, rest *Pipe, out []byte) int {
+	if rest != nil {
+		in = rest.Append(in)
+	}
 	if h.answer != nil {
 		h.answer(string(in))
 	}
@@ -34,10 +37,10 @@ func (h handler) MayTakeLong(in []byte, _ bool) bool { return h.long != nil && h
 // the real one does, and returns the other.
 func serve(t *testing.T, h handler) (kernel int) {
 	t.Helper()
-	return serveData(t, 1<<16, h)
+	return serveFor(t, 1<<16, h)
 }
 
-func serveData(t *testing.T, maxData int, h handler) (kernel int) {
+func serveFor(t *testing.T, maxData int, h Handler) (kernel int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -179,7 +182,7 @@ func TestMemory(t *testing.T) {
 	const maxData = 16 << 20
 	const together = spare + 1
 	met, goOn := make(chan struct{}), make(chan struct{})
-	kernel := serveData(t, maxData, handler{
+	kernel := serveFor(t, maxData, handler{
 		fill:   true,
 		answer: func(string) { met <- struct{}{}; <-goOn },
 		long:   func(string) bool { return true },

@@ -14,6 +14,7 @@ import (
 // have to wait for a processor, the processor is left to others.
 type pause struct {
 	credit int // how often it may still poll; 0: sleep at once
+	large  int // for how many requests one is expected that is worth a pipe
 }
 
 const (
@@ -32,16 +33,35 @@ const (
 
 var oneProcessor = runtime.NumCPU() == 1
 
-// read reads the next request into b.in. ENODEV is the end.
-func (p *pause) read(fd int, b *buffers) (int, error) {
-	n, err := tryRead(fd, b.in)
+// read receives the next request into b: see Handler.Handle for what it returns.
+// ENODEV is the end.
+func (p *pause) read(fd int, b *buffers) (in []byte, rest *Pipe, err error) {
+	n, err := p.wait(fd, b)
+	if err != nil {
+		return nil, nil, err
+	}
+	piped := p.large > 0
+	p.expect(n)
+	switch {
+	case !piped:
+		return b.in[:n], nil, nil
+	case n < bulk:
+		return b.in[:b.pipe.read(b.in[:n])], nil, nil
+	}
+	return b.in[:b.pipe.read(b.in[:arguments])], b.pipe, nil
+}
+
+// wait receives the next request, into b.pipe if a large one is expected, and
+// returns its size.
+func (p *pause) wait(fd int, b *buffers) (int, error) {
+	n, err := p.try(fd, b)
 	if err != unix.EAGAIN {
 		return n, err
 	}
 	start := time.Now()
 	if p.credit > 0 && !oneProcessor {
 		for i := 1; i%polls != 0 || time.Since(start) < pollFor; i++ {
-			if n, err = tryRead(fd, b.in); err != unix.EAGAIN {
+			if n, err = p.try(fd, b); err != unix.EAGAIN {
 				p.credit = min(p.credit+1, maxCredit)
 				return n, err
 			}
@@ -49,10 +69,10 @@ func (p *pause) read(fd int, b *buffers) (int, error) {
 		p.credit /= 2
 	}
 	for err == unix.EAGAIN {
-		if err = sleep(fd, b); err != nil {
+		if err = p.sleep(fd, b); err != nil {
 			return 0, err
 		}
-		n, err = tryRead(fd, b.in)
+		n, err = p.try(fd, b)
 	}
 	if p.credit == 0 && time.Since(start) < soon {
 		p.credit = 1
@@ -60,9 +80,31 @@ func (p *pause) read(fd int, b *buffers) (int, error) {
 	return n, err
 }
 
+// try receives a request if there is one.
+func (p *pause) try(fd int, b *buffers) (int, error) {
+	if p.large > 0 && b.pipe == nil {
+		if b.pipe = newPipe(len(b.in)); b.pipe == nil {
+			p.large = 0
+		}
+	}
+	if p.large > 0 {
+		return b.pipe.receive(fd, len(b.in))
+	}
+	return tryRead(fd, b.in)
+}
+
+// expect notes the size of a request.
+func (p *pause) expect(n int) {
+	if n >= bulk {
+		p.large = soonLarge
+	} else if p.large > 0 {
+		p.large--
+	}
+}
+
 // sleep waits until there is something to read, or the end. If that takes long,
 // the memory of b is given back meanwhile.
-func sleep(fd int, b *buffers) error {
+func (p *pause) sleep(fd int, b *buffers) error {
 	limit := int(rest / time.Millisecond)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, limit)
@@ -72,6 +114,7 @@ func sleep(fd int, b *buffers) error {
 			return err
 		default:
 			b.empty()
+			p.large = 0
 			limit = -1
 		}
 	}

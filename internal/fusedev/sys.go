@@ -10,7 +10,10 @@ import (
 
 // buffers are a reader's. They are mapped and not allocated: the kernel gives
 // them pages as they are used, and most requests use the first one only.
-type buffers struct{ mapped, in, out []byte }
+type buffers struct {
+	mapped, in, out []byte
+	pipe            *Pipe // nil until it is needed
+}
 
 func newBuffers(size int) (*buffers, error) {
 	b, err := unix.Mmap(-1, 0, 2*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
@@ -21,24 +24,43 @@ func newBuffers(size int) (*buffers, error) {
 }
 
 // empty gives the pages back, and with them what is in the buffers.
-func (b *buffers) empty() { unix.Madvise(b.mapped, unix.MADV_DONTNEED) }
+func (b *buffers) empty() {
+	unix.Madvise(b.mapped, unix.MADV_DONTNEED)
+	b.closePipe()
+}
 
-func (b *buffers) free() { unix.Munmap(b.mapped) }
+func (b *buffers) free() {
+	unix.Munmap(b.mapped)
+	b.closePipe()
+}
+
+func (b *buffers) closePipe() {
+	if b.pipe != nil {
+		b.pipe.close()
+	}
+	b.pipe = nil
+}
+
+// received is done if a system call that reads a request need not be repeated.
+func received(n uintptr, errno syscall.Errno) (done bool, err error) {
+	switch {
+	case errno == unix.EINTR, errno == unix.ENOENT: // ENOENT: its sender has been killed meanwhile
+		return false, nil
+	case errno != 0:
+		return true, errno
+	case n == 0:
+		return true, io.EOF
+	}
+	return true, nil
+}
 
 // tryRead reads a request without waiting for one. The Go scheduler need not
 // know: the call does not sleep.
 func tryRead(fd int, buf []byte) (int, error) {
 	for {
 		n, _, errno := syscall.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
-		switch errno {
-		case 0:
-			if n == 0 {
-				return 0, io.EOF
-			}
-			return int(n), nil
-		case unix.EINTR, unix.ENOENT: // ENOENT: its sender has been killed meanwhile
-		default:
-			return 0, errno
+		if done, err := received(n, errno); done {
+			return int(n), err
 		}
 	}
 }

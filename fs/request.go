@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"plash/internal/fusedev"
@@ -240,14 +241,23 @@ func (r *request) batchForget() {
 	r.size = noReply
 }
 
+// slowRead is a time, to which a nanosecond is added for each byte, that only a
+// read from a disk takes.
+const slowRead = 100 * time.Microsecond
+
 // read reads into the answer, without a copy between.
 func (r *request) read(in *fuse.ReadIn) fuse.Status {
 	node := r.fs.node(in.NodeId)
-	if in.Offset == 0 {
-		r.fs.looksAt(node)
+	if in.Offset != 0 {
+		n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
+		r.size = n
+		return status(err)
 	}
-	n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
+	r.fs.looksAt(node)
+	start := time.Now()
+	n, err := r.fs.u.Read(node, r.out[:in.Size], 0)
 	r.size = n
+	r.fs.u.ReadAhead(node, time.Since(start) > slowRead+time.Duration(n))
 	return status(err)
 }
 

@@ -87,6 +87,7 @@ type dirState struct {
 	redirect string
 	pinned   *handle // of a removed upper directory, under the node's loc
 	listing  atomic.Uint32
+	ahead    ahead
 }
 
 func newDirState(stack []*layerDir) *dirState {

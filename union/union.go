@@ -90,6 +90,7 @@ type Union struct {
 	// can be given back then.
 	Shrunk func()
 
+	ahead    reader
 	upper    *layer // nil if read-only
 	layers   []*layer
 	work     *layerDir // where objects are prepared before they appear in upper
@@ -181,6 +182,7 @@ func (u *Union) Cover(l Layer) error {
 // Close gives up all descriptors and locks. No other method may be running or
 // be called afterwards.
 func (u *Union) Close() error {
+	u.ahead.done.Wait()
 	u.table.ids.each(func(n *Node) { u.release(n) })
 	u.fds.closeAll()
 	for _, fd := range u.locks {

@@ -19,9 +19,7 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if n.inUpper() {
 		return nil
 	}
-	mu := &n.needs().copyMu
-	mu.Lock()
-	defer mu.Unlock()
+	defer u.copies.lock(n)()
 	if n.inUpper() {
 		return nil
 	}
@@ -57,16 +55,14 @@ func (u *Union) copyUpEmpty(n *Node) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	mu := &n.needs().copyMu
-	mu.Lock()
-	defer mu.Unlock()
+	defer u.copies.lock(n)()
 	if n.inUpper() {
 		return nil
 	}
 	return u.copyUpDir(n, true)
 }
 
-// copyUpDir is copyUp of a directory whose copyMu is held; empty makes it
+// copyUpDir is copyUp of a directory whose copy lock is held; empty makes it
 // opaque.
 func (u *Union) copyUpDir(n *Node, empty bool) error {
 	var st unix.Stat_t
@@ -242,7 +238,7 @@ func (u *Union) become(n *Node, k key, keep bool, put func() error) error {
 	return nil
 }
 
-// copyUpFile is copyUp of anything but a directory; n.copyMu is held.
+// copyUpFile is copyUp of anything but a directory; n's copy lock is held.
 func (u *Union) copyUpFile(n *Node, size int64) error {
 	var low, st unix.Stat_t // as it lies in its layer, and as users see it
 	d, err := u.statBoth(n, &low, &st)
@@ -261,8 +257,8 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 	// Before it can be found, or a listing would show it with another number.
 	u.origins.set(c.st.Ino, n.ino, u.saveOrigin(c.ref, n.Type(), c.st.Ino, low.Dev, n.key))
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
-		was, x := n.key, n.needs()
-		others := int32(low.Nlink) + x.links // names of the lower object that are left
+		was := n.key
+		others := int32(low.Nlink) + n.has().links // names of the lower object that are left
 		if fd >= 0 {
 			others--
 		}
@@ -276,11 +272,13 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 			u.noteOrigin(parent)
 		}
 		u.unlinked.Delete(was)
-		x.links = others
-		if x.parked != "" {
-			x.links--
+		if n.has().parked != "" {
+			others--
 		}
-		if h := x.data.Swap(c.data); h != nil {
+		if n.has().links != others {
+			n.needs().links = others
+		}
+		if h := n.data.Swap(c.data); h != nil {
 			h.retire()
 		}
 		return nil
@@ -403,7 +401,7 @@ func (u *Union) copyRegular(n *Node, d *layerDir, tmp string, st *unix.Stat_t, s
 	if err != nil {
 		return c, err
 	}
-	c = copied{ref: ref{fd: fd}, data: u.fds.add(fd, true)}
+	c = copied{ref: ref{fd: fd}, data: u.fds.add(fd, true, &n.data)}
 	if err = unix.Fstat(fd, &c.st); err == nil {
 		err = u.fillRegular(n, d, &c, st, size)
 	}

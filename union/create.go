@@ -319,17 +319,20 @@ func (u *Union) Create(dir *Node, name string, c Creation) (*Node, *unix.Stat_t,
 				made.unpin()
 				made.retire()
 			}
-			made = u.fds.add(f, true)
+			made = u.fds.add(f, true, nil)
 		}
 		return err
 	}, false)
 	if made == nil {
 		return n, st, err
 	}
-	made.unpin()
-	if err != nil || !n.needs().data.CompareAndSwap(nil, made) {
+	if err == nil {
+		made.in = &n.data
+	}
+	if err != nil || !n.data.CompareAndSwap(nil, made) {
 		made.retire()
 	}
+	made.unpin()
 	return n, st, err
 }
 

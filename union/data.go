@@ -7,8 +7,7 @@ import (
 // pinData returns a descriptor of n's data, which stays open until unpin. For
 // writing n must lie in the upper.
 func (u *Union) pinData(n *Node, write bool) (*handle, error) {
-	x := n.has()
-	if h := x.pinData(write); h != nil {
+	if h := n.openData(write); h != nil {
 		return h, nil
 	}
 	if n.typ != unix.S_IFREG {
@@ -20,8 +19,7 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	}
 	// Until the handle is stored n.loc is held, or copy-up would not see it.
 	defer r.done()
-	x = n.needs()
-	if h := x.pinData(write); h != nil { // meanwhile
+	if h := n.openData(write); h != nil { // meanwhile
 		return h, nil
 	}
 	upper := r.d == nil || r.d.layer == u.upper
@@ -29,16 +27,16 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := u.fds.add(fd, upper)
-	if old := x.data.Swap(h); old != nil {
+	h := u.fds.add(fd, upper, &n.data)
+	if old := n.data.Swap(h); old != nil {
 		old.retire()
 	}
 	return h, nil
 }
 
-// pinData returns the descriptor that is open, if it is open and will do.
-func (x *extra) pinData(write bool) *handle {
-	if h := x.data.Load(); h != nil && (h.write || !write) && h.pin() {
+// openData returns the descriptor that is open, if it is open and will do, pinned.
+func (n *Node) openData(write bool) *handle {
+	if h := n.data.Load(); h != nil && (h.write || !write) && h.pin() {
 		return h
 	}
 	return nil
@@ -107,7 +105,7 @@ func (u *Union) WriteBy(n *Node, killPriv bool, write func(fd int) error) error 
 
 // pinWrite is pinData for writing; it copies n up, at most size bytes of it.
 func (u *Union) pinWrite(n *Node, size int64) (*handle, error) {
-	if h := n.has().pinData(true); h != nil {
+	if h := n.openData(true); h != nil {
 		return h, nil
 	}
 	if err := u.copyUp(n, size); err != nil {

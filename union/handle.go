@@ -17,6 +17,9 @@ type handle struct {
 	state  atomic.Int32
 	recent atomic.Bool // used since the clock's hand passed
 	write  bool        // opened for writing
+	// in is where the handle is found, if anywhere: it must not stay there, with
+	// its memory, when it is closed. Set only before the first unpin.
+	in *atomic.Pointer[handle]
 }
 
 const (
@@ -68,6 +71,10 @@ func (h *handle) closeIf(state int32) bool {
 		return false
 	}
 	unix.Close(h.fd)
+	if h.in != nil {
+		h.in.CompareAndSwap(h, nil)
+		h.in = nil
+	}
 	return true
 }
 
@@ -92,9 +99,9 @@ func (c *fdCache) init() {
 	c.max.Store(int64(limit / 2))
 }
 
-// add makes a handle of fd, already pinned once.
-func (c *fdCache) add(fd int, write bool) *handle {
-	h := &handle{fd: fd, write: write}
+// add makes a handle of fd, already pinned once, which will be found at in.
+func (c *fdCache) add(fd int, write bool, in *atomic.Pointer[handle]) *handle {
+	h := &handle{fd: fd, write: write, in: in}
 	h.state.Store(1)
 	h.recent.Store(true)
 	c.mu.Lock()

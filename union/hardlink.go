@@ -13,7 +13,7 @@ import (
 // for good, in a later mount and for the kernel too.
 
 // linkNames gives n, which was just copied up, all names that it has in the
-// merged tree. Its copyMu is held. What cannot be linked stays to be linked at
+// merged tree. Its copy lock is held. What cannot be linked stays to be linked at
 // its lookup.
 func (u *Union) linkNames(n *Node) {
 	n.loc.Lock()

@@ -210,7 +210,7 @@ func (d *layerDir) pin(u *Union) (*handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := u.fds.add(fd, false)
+	h := u.fds.add(fd, false, &d.h)
 	d.h.Store(h)
 	return h, nil
 }

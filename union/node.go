@@ -25,6 +25,7 @@ type Node struct {
 	ino   uint64    // the number shown
 	dir   *dirState // of a directory
 	extra atomic.Pointer[extra]
+	data  atomic.Pointer[handle] // opened under loc
 
 	loc    sync.Mutex // guards what follows
 	key    key
@@ -35,13 +36,9 @@ type Node struct {
 	ldir *layerDir
 }
 
-// An extra is what few nodes have. It is made when it is needed and stays.
+// An extra is what few nodes have. It is made when it is needed and stays; all of
+// it is under the node's loc.
 type extra struct {
-	copyMu sync.Mutex
-	data   atomic.Pointer[handle] // opened under the node's loc
-
-	// All that follows is under the node's loc.
-
 	low    key    // key of the lower object it was copied up from, if any
 	lname  string // name in ldir, if that is not the node's
 	held   int    // descriptor of an upper object without a name, or -1
@@ -271,8 +268,10 @@ func (u *Union) tidy() {
 func (u *Union) release(n *Node) {
 	n.loc.Lock()
 	defer n.loc.Unlock()
+	if h := n.data.Swap(nil); h != nil {
+		h.retire()
+	}
 	x := n.has()
-	x.close()
 	if x.held >= 0 {
 		var st unix.Stat_t
 		if fstat(x.held, &st) == nil && st.Nlink == 0 {
@@ -291,14 +290,6 @@ func (u *Union) release(n *Node) {
 		for _, d := range n.dir.stack() {
 			d.drop()
 		}
-	}
-}
-
-// close closes the descriptor of the data, when its last user has left. The
-// caller holds the node's loc.
-func (x *extra) close() {
-	if x.data.Load() != nil {
-		x.data.Swap(nil).retire()
 	}
 }
 

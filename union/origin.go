@@ -2,6 +2,7 @@ package union
 
 import (
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 
@@ -15,37 +16,79 @@ import (
 // The directory that holds the object is marked, so that those in others need
 // not be asked.
 type origins struct {
-	m sync.Map // upper inode → origin
+	shards [originShards]originShard
 	// stored: some objects have an attribute that is not remembered here.
 	stored atomic.Bool
 }
 
-type origin struct {
-	shown  uint64
-	stored bool // in an attribute as well
+const originShards = 16
+
+// An originShard is for the objects whose numbers are the same modulo
+// originShards: there may be millions.
+type originShard struct {
+	mu    sync.Mutex        // guards all
+	shown map[uint64]uint64 // by the number in the upper
+	// unstored are those that are remembered here alone.
+	unstored map[uint64]struct{}
+	peak     int // the most there were since shown was made
 }
 
+func (o *origins) shard(upper uint64) *originShard { return &o.shards[upper%originShards] }
+
 func (o *origins) set(upper, shown uint64, stored bool) {
-	if upper != shown {
-		o.m.Store(upper, origin{shown, stored})
+	if upper == shown {
+		return
+	}
+	s := o.shard(upper)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(upper)
+	if s.shown == nil {
+		s.shown, s.unstored = map[uint64]uint64{}, map[uint64]struct{}{}
+	}
+	s.shown[upper] = shown
+	s.peak = max(s.peak, len(s.shown))
+	if !stored {
+		s.unstored[upper] = struct{}{}
 	}
 }
 
 func (o *origins) get(upper uint64) (uint64, bool) {
-	v, ok := o.m.Load(upper)
-	if !ok {
-		return 0, false
-	}
-	return v.(origin).shown, true
+	s := o.shard(upper)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	shown, ok := s.shown[upper]
+	return shown, ok
 }
 
-func (o *origins) drop(upper uint64) { o.m.Delete(upper) }
+func (o *origins) drop(upper uint64) {
+	s := o.shard(upper)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop(upper)
+}
 
 // forget drops what can be read again.
 func (o *origins) forget(k key) {
-	if v, ok := o.m.Load(k.ino); ok && k.layer == 0 && v.(origin).stored {
+	s := o.shard(k.ino)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.shown[k.ino]; !ok || k.layer != 0 {
+		return
+	}
+	if _, ok := s.unstored[k.ino]; !ok {
 		o.stored.Store(true)
-		o.m.Delete(k.ino)
+		s.drop(k.ino)
+	}
+}
+
+// drop removes an entry; as a map never takes less memory than it once did, few
+// that are left get new ones. mu is held.
+func (s *originShard) drop(upper uint64) {
+	delete(s.shown, upper)
+	delete(s.unstored, upper)
+	if n := len(s.shown); s.peak > 64 && n < s.peak/8 {
+		s.shown, s.unstored, s.peak = maps.Collect(maps.All(s.shown)), maps.Collect(maps.All(s.unstored)), n
 	}
 }
 

@@ -14,11 +14,11 @@
 // # Locks
 //
 // A dirState's mu serialises changes of one merged directory; ancestors come
-// first. A node's copyMu serialises its copy-up; descendants come first, and a
+// first. A node's copy lock serialises its copy-up; descendants come first, and a
 // dirState's mu may be held meanwhile. A node's loc guards where its object
 // lies; it is held for single system calls only, a node's before its parent's,
 // and nothing but descriptors is waited for under it. Long work, copying data
-// above all, is done under copyMu alone.
+// above all, is done under the copy lock alone.
 package union
 
 import (
@@ -103,7 +103,8 @@ type Union struct {
 	fds      fdCache
 	devs     devices
 	origins  origins
-	unlinked sync.Map // key of a lower object → Node.links, where names are left
+	copies   nodeLocks // copy locks
+	unlinked sync.Map  // key of a lower object → Node.links, where names are left
 	white    whiteouts
 	renameMu sync.Mutex // held over renames between two directories
 	locks    []int      // descriptors that hold flocks on the layers' roots

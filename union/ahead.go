@@ -39,7 +39,7 @@ type reader struct {
 // that was slow.
 func (u *Union) ReadAhead(n *Node, slow bool) {
 	n.loc.Lock()
-	d, name := n.parent.dir, n.name
+	d, name := n.parent.dir(), n.name()
 	n.loc.Unlock()
 	names := d.next(name, slow, u.ahead.busy.Load())
 	if len(names) == 0 || !u.ahead.busy.CompareAndSwap(false, true) {

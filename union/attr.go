@@ -34,8 +34,8 @@ const unreadableOwner = noID
 // node's inode number, its link count, and owners without a mapping as root.
 func (u *Union) show(n *Node, l *layer, st *unix.Stat_t) {
 	st.Ino = n.ino
-	if n.dir != nil {
-		if n.dir.merged() {
+	if n.dir() != nil {
+		if n.dir().merged() {
 			st.Nlink = 1 // unknown, as overlayfs and others say it
 		}
 	} else if links := n.linksNow(); links != 0 {
@@ -141,7 +141,7 @@ func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
 			return err
 		}
 		r.override(u.upper, &st)
-		if n.typ == unix.S_IFREG && a.Mode == nil { // as chown(2) does
+		if n.Type() == unix.S_IFREG && a.Mode == nil { // as chown(2) does
 			st.Mode = withoutPriv(st.Mode)
 		}
 		return u.setOverride(r, st, a.UID, a.GID, a.Mode)
@@ -181,7 +181,7 @@ func (u *Union) onlySameTime(n *Node, a SetAttr) bool {
 // empty one of ours when its owner or mode is changed: package managers do
 // that with directories they then only write to.
 func (u *Union) copyUpFor(n *Node, a SetAttr) error {
-	if n.dir != nil && n.dir.upper.Load() == nil && (a.Mode != nil || a.UID != nil || a.GID != nil) && u.unreadableDir(n.dir) {
+	if n.dir() != nil && n.dir().upper.Load() == nil && (a.Mode != nil || a.UID != nil || a.GID != nil) && u.unreadableDir(n.dir()) {
 		return u.copyUpEmpty(n)
 	}
 	size := int64(-1)
@@ -260,7 +260,7 @@ func (u *Union) Readlink(n *Node) (string, error) {
 // Statfs fills st with the numbers of the file system that takes the changes,
 // or of the topmost layer's.
 func (u *Union) Statfs(st *unix.Statfs_t) error {
-	h, err := u.root.dir.top().pin(u)
+	h, err := u.root.dir().top().pin(u)
 	if err != nil {
 		return err
 	}

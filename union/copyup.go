@@ -23,7 +23,7 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if n.inUpper() {
 		return nil
 	}
-	if n.dir != nil {
+	if n.dir() != nil {
 		return u.copyUpDir(n, false)
 	}
 	return u.copyUpFile(n, size)
@@ -31,7 +31,7 @@ func (u *Union) copyUp(n *Node, size int64) error {
 
 // CopyUpSmall copies the regular file n up if it has at most size bytes.
 func (u *Union) CopyUpSmall(n *Node, size int64) error {
-	if n.typ != unix.S_IFREG || n.inUpper() {
+	if n.Type() != unix.S_IFREG || n.inUpper() {
 		return nil
 	}
 	var st unix.Stat_t
@@ -42,8 +42,8 @@ func (u *Union) CopyUpSmall(n *Node, size int64) error {
 }
 
 func (n *Node) inUpper() bool {
-	if n.dir != nil {
-		return n.dir.upper.Load() != nil
+	if n.dir() != nil {
+		return n.dir().upper.Load() != nil
 	}
 	n.loc.Lock()
 	defer n.loc.Unlock()
@@ -85,10 +85,10 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 		unix.Unlinkat(u.workFD(), tmp, unix.AT_REMOVEDIR)
 		return err
 	}
-	n.dir.upper.Store(up)
+	n.dir().upper.Store(up)
 	if empty {
 		up.marks.Store(marksKnown | markOpaque)
-		n.dir.lowers.Store(&[]*layerDir{})
+		n.dir().lowers.Store(&[]*layerDir{})
 	}
 	if u.CopiedUp != nil {
 		u.CopiedUp(n)
@@ -132,7 +132,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 	if err := dst.stat(&now); err != nil {
 		return nil, err
 	}
-	low := (*n.dir.lowers.Load())[0]
+	low := (*n.dir().lowers.Load())[0]
 	err := low.stat(u, &was)
 	if err != nil {
 		return nil, err
@@ -178,8 +178,8 @@ func (u *Union) publish(n *Node, move func(parent *layerDir, fd int, name string
 			n.loc.Unlock()
 			continue
 		}
-		err := u.keepTimes(parent.dir.upper.Load(), func(fd int) error {
-			return move(parent.dir.upper.Load(), fd, n.name)
+		err := u.keepTimes(parent.dir().upper.Load(), func(fd int) error {
+			return move(parent.dir().upper.Load(), fd, n.name())
 		})
 		n.loc.Unlock()
 		return err
@@ -233,7 +233,7 @@ func (u *Union) become(n *Node, k key, keep bool, put func() error) error {
 		n.refs.Add(1)
 		return nil
 	}
-	n.parent.dir.copied.Add(1)
+	n.parent.dir().copied.Add(1)
 	u.table.removeLow(low, n)
 	return nil
 }
@@ -348,12 +348,12 @@ type copied struct {
 // copyObject makes a copy of n, which lies in d and whose attributes are st, as
 // tmp in the work directory.
 func (u *Union) copyObject(n *Node, d *layerDir, tmp string, st *unix.Stat_t, size int64) (copied, error) {
-	if n.typ == unix.S_IFREG {
+	if n.Type() == unix.S_IFREG {
 		return u.copyRegular(n, d, tmp, st, size)
 	}
 	c := copied{ref: ref{fd: u.workFD(), name: tmp}}
 	var err error
-	if n.typ == unix.S_IFLNK {
+	if n.Type() == unix.S_IFLNK {
 		var target string
 		if target, err = u.Readlink(n); err == nil {
 			err = unix.Symlinkat(target, u.workFD(), tmp)
@@ -629,9 +629,9 @@ func (u *Union) copyUpTree(n *Node) error {
 	if err := u.copyUp(n, -1); err != nil {
 		return err
 	}
-	n.dir.mu.Lock()
-	defer n.dir.mu.Unlock()
-	if len(*n.dir.lowers.Load()) == 0 {
+	n.dir().mu.Lock()
+	defer n.dir().mu.Unlock()
+	if len(*n.dir().lowers.Load()) == 0 {
 		return nil
 	}
 	ents, err := u.ReadDir(n)
@@ -646,7 +646,7 @@ func (u *Union) copyUpTree(n *Node) error {
 		if err != nil {
 			return err
 		}
-		if c.dir != nil {
+		if c.dir() != nil {
 			err = u.copyUpTree(c)
 		} else {
 			err = u.copyUp(c, -1)
@@ -663,7 +663,7 @@ func (u *Union) copyUpTree(n *Node) error {
 // upper, and removes the whiteouts that it then needs no more. The caller holds
 // n.dir.mu.
 func (u *Union) separate(n *Node) error {
-	up := n.dir.upper.Load()
+	up := n.dir().upper.Load()
 	h, err := up.pin(u)
 	if err != nil {
 		return err
@@ -673,7 +673,7 @@ func (u *Union) separate(n *Node) error {
 	if err != nil {
 		return err
 	}
-	lowers := *n.dir.lowers.Load()
+	lowers := *n.dir().lowers.Load()
 	if len(lowers) == 0 {
 		return nil
 	}
@@ -690,7 +690,7 @@ func (u *Union) separate(n *Node) error {
 		u.noteOrigin(parent)
 	}
 	u.origins.set(st.Ino, n.ino, saved)
-	n.dir.lowers.Store(&[]*layerDir{})
+	n.dir().lowers.Store(&[]*layerDir{})
 	return nil
 }
 

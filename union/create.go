@@ -27,7 +27,7 @@ func (u *Union) make(dir *Node, name string, c Creation, put func(fd int, name s
 	if err := u.copyUp(dir, -1); err != nil {
 		return nil, nil, err
 	}
-	d := dir.dir
+	d := dir.dir()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	up := d.upper.Load()
@@ -278,7 +278,7 @@ func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix
 	if err != nil {
 		return nil, nil, err
 	}
-	dir.dir.listed(name, n)
+	dir.dir().listed(name, n)
 	u.show(n, u.upper, &h.st)
 	return n, &h.st, nil
 }
@@ -345,13 +345,13 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	if err := u.copyUp(dir, -1); err != nil {
 		return nil, nil, err
 	}
-	h, err := dir.dir.upper.Load().pin(u)
+	h, err := dir.dir().upper.Load().pin(u)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer h.unpin()
 	mode := c.Mode & 0o7777
-	if !u.hasDefaultACL(dir.dir, h.fd) {
+	if !u.hasDefaultACL(dir.dir(), h.fd) {
 		mode &^= c.Umask
 	}
 	access := mode
@@ -378,7 +378,7 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	}
 	u.origins.drop(st.Ino)
 	dir.refs.Add(1)
-	n := &Node{typ: unix.S_IFREG, key: u.keyOf(u.upper, &st), parent: dir, gone: true}
+	n := &Node{typ: typeOf(unix.S_IFREG), key: u.keyOf(u.upper, &st), parent: dir, gone: true}
 	n.needs().held = fd
 	n.ino = u.shownIno(u.upper, &st)
 	n.refs.Store(1)
@@ -416,7 +416,7 @@ func (u *Union) ownOpen(dir, fd int, c Creation, st *unix.Stat_t) error {
 
 // Link gives n another name, in dir. It counts one lookup of n more.
 func (u *Union) Link(n, dir *Node, name string) (*unix.Stat_t, error) {
-	if n.dir != nil {
+	if n.dir() != nil {
 		return nil, unix.EPERM
 	}
 	if err := u.copyUp(n, -1); err != nil {
@@ -437,7 +437,7 @@ func (u *Union) Link(n, dir *Node, name string) (*unix.Stat_t, error) {
 }
 
 func (u *Union) link(n, dir *Node, name string) error {
-	d := dir.dir
+	d := dir.dir()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	up := d.upper.Load()

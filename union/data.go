@@ -10,7 +10,7 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	if h := n.openData(write); h != nil {
 		return h, nil
 	}
-	if n.typ != unix.S_IFREG {
+	if n.Type() != unix.S_IFREG {
 		return nil, unix.EINVAL
 	}
 	r, err := u.ref(n)
@@ -59,7 +59,7 @@ func (r ref) openData(u *Union, upper bool) (int, error) {
 // lies in its layer; the caller closes it. It does not block on what is not a
 // regular file any more, in a live layer.
 func (u *Union) Open(n *Node) (int, error) {
-	if n.typ != unix.S_IFREG {
+	if n.Type() != unix.S_IFREG {
 		return -1, unix.EINVAL
 	}
 	r, err := u.ref(n)
@@ -209,8 +209,8 @@ func (u *Union) Fsync(n *Node) error {
 	if u.volatile || u.upper == nil || !n.inUpper() {
 		return nil
 	}
-	if n.dir != nil {
-		h, err := n.dir.upper.Load().pin(u)
+	if n.dir() != nil {
+		h, err := n.dir().upper.Load().pin(u)
 		if err != nil {
 			return err
 		}

@@ -70,7 +70,7 @@ func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
 	if err := u.copyUp(dir, -1); err != nil {
 		return err
 	}
-	up := dir.dir.upper.Load()
+	up := dir.dir().upper.Load()
 	n.loc.Lock()
 	defer n.loc.Unlock()
 	r, err := u.refLocked(n)
@@ -107,7 +107,7 @@ func (u *Union) unpark(n *Node) {
 // hasName reports whether name in dir is n, an object of the upper, there.
 func (u *Union) hasName(n *Node, dir *Node, name string) bool {
 	var st unix.Stat_t
-	up := dir.dir.upper.Load()
+	up := dir.dir().upper.Load()
 	return up != nil && up.lstat(u, name, &st) == nil && u.keyOf(u.upper, &st) == n.key
 }
 

@@ -364,10 +364,10 @@ func (m *linkModel) compare(when string) {
 		buf := make([]byte, 1000)
 		k, err2 := m.u.Read(n, buf, 0)
 		if err != nil || err2 != nil || string(buf[:k]) != f.text {
-			m.t.Errorf("%s %s: %q, not %q, %v, %v", when, n.name, buf[:k], f.text, err, err2)
+			m.t.Errorf("%s %s: %q, not %q, %v, %v", when, n.name(), buf[:k], f.text, err, err2)
 		}
 		if n.inUpper() && int(st.Nlink) != count[f] {
-			m.t.Errorf("%s %s: %d links, not %d", when, n.name, st.Nlink, count[f])
+			m.t.Errorf("%s %s: %d links, not %d", when, n.name(), st.Nlink, count[f])
 		}
 	}
 	m.forget(all...)

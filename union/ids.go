@@ -21,7 +21,8 @@ type ids struct {
 	peak  int // the most nodes since memory was given back
 }
 
-const chunkSize = 1024
+// chunkSize makes a chunk fill one of the sizes in which Go allocates.
+const chunkSize = 1152
 
 type chunk struct {
 	nodes [chunkSize]atomic.Pointer[Node]

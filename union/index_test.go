@@ -334,7 +334,7 @@ func TestIndexLeavesOut(t *testing.T) {
 	}
 	u := read(t, Layer{Path: dir, Index: writeIndex(t, dir)})
 	for name, want := range map[string]bool{"own": true, "others": false, "open": true} {
-		if got := walk(t, u, name).dir.top().block != 0; got != want {
+		if got := walk(t, u, name).dir().top().block != 0; got != want {
 			t.Errorf("%s is in the index: %v", name, got)
 		}
 		walk(t, u, name+"/x")
@@ -360,7 +360,7 @@ func TestCandidates(t *testing.T) {
 	for range 100 {
 		u.Lookup(walk(t, u, "d"), "none")
 	}
-	d := walk(t, u, "d").dir
+	d := walk(t, u, "d").dir()
 	f := d.filter.Load()
 	if f == nil {
 		t.Fatal("there is no filter")

@@ -20,6 +20,19 @@ func (d *dirState) listed(name string, n *Node) {
 	}
 }
 
+// ownName returns name with the memory that a listing has for it, if that is
+// easily found.
+func (d *dirState) ownName(name string) string {
+	if !d.listMu.TryLock() { // it is just being listed, by ReadDirAt: name is its
+		return name
+	}
+	defer d.listMu.Unlock()
+	if l := d.list.Load(); l != nil {
+		return l.ownName(name)
+	}
+	return name
+}
+
 // unlisted tells a listing that has been built that name is gone.
 func (d *dirState) unlisted(name string) {
 	d.listMu.Lock()
@@ -37,11 +50,11 @@ func (d *dirState) unlisted(name string) {
 // from (0: from the start, beginning with "." and ".."), until it returns
 // false. Each name comes with its own cookie, from which to go on behind it.
 func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64) bool) error {
-	if n.dir == nil {
+	if n.dir() == nil {
 		return unix.ENOTDIR
 	}
-	n.dir.listMu.Lock()
-	defer n.dir.listMu.Unlock()
+	n.dir().listMu.Lock()
+	defer n.dir().listMu.Unlock()
 	l, err := u.listingOf(n, from == 0)
 	if err != nil {
 		return err
@@ -62,10 +75,10 @@ func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64
 
 // ReadDir returns all names of directory n but "." and "..", in no order.
 func (u *Union) ReadDir(n *Node) ([]Dirent, error) {
-	if n.dir == nil {
+	if n.dir() == nil {
 		return nil, unix.ENOTDIR
 	}
-	l, err := u.merge(n.dir, false)
+	l, err := u.merge(n.dir(), false)
 	if err != nil {
 		return nil, err
 	}
@@ -84,16 +97,16 @@ func (n *Node) parentIno() uint64 {
 // listingOf returns n's listing, built if need be; that of a directory that
 // merges a live layer is brought up to date at each new scan.
 func (u *Union) listingOf(n *Node, start bool) (*listing, error) {
-	l := n.dir.list.Load()
+	l := n.dir().list.Load()
 	if l != nil && !(start && n.Live()) {
 		return l, nil
 	}
-	now, err := u.merge(n.dir, false)
+	now, err := u.merge(n.dir(), false)
 	if err != nil {
 		return nil, err
 	}
 	if l == nil {
-		n.dir.list.Store(now)
+		n.dir().list.Store(now)
 		return now, nil
 	}
 	l.update(now)

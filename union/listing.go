@@ -25,6 +25,7 @@ type listing struct {
 	count    int       // of all, without
 	table    []uint32  // positions plus 1, by the hashes of names, 0 is free; made when it is needed
 	names    nameStore
+	next     int // what ownName expects to be asked for
 }
 
 const (
@@ -69,6 +70,24 @@ func (l *listing) add(e Dirent) {
 	if l.table != nil {
 		l.enter(l.size - 1)
 	}
+}
+
+// ownName returns name with the memory that the listing has for it, or as it is:
+// a walk looks names up in the order in which they were listed, so few steps find
+// it.
+func (l *listing) ownName(name string) string {
+	const steps = 32
+	for i := l.next; i < min(l.size, l.next+steps); i++ {
+		if own := l.at(i).Name; own == name {
+			l.next = i + 1
+			return own
+		}
+	}
+	if l.size > 0 && l.at(0).Name == name { // from the start again
+		l.next = 1
+		return l.at(0).Name
+	}
+	return name
 }
 
 // remove makes position i a gap.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"unsafe"
 )
 
 // TestListingMemory: a listing is held once, also while it is made: all that is
@@ -38,6 +39,28 @@ func TestListingMemory(t *testing.T) {
 		runtime.ReadMemStats(&after)
 		if per := (after.TotalAlloc - before.TotalAlloc) / uint64(count); count < n*names/2 || per > 70 {
 			t.Errorf("%d layers: %d names, %d bytes each", n, count, per)
+		}
+	}
+}
+
+// TestOwnName: who looks names up in the order of the listing, again and again and
+// leaving some out, gets the listing's own; any other name stays as it is.
+func TestOwnName(t *testing.T) {
+	var l listing
+	const names = 100
+	for i := range names {
+		l.add(Dirent{Name: fmt.Sprint("name", i)})
+	}
+	for range 2 {
+		for i := 0; i < names; i += 1 + i%7 {
+			name := fmt.Sprint("name", i)
+			own := l.ownName(name)
+			if own != name || unsafe.StringData(own) != unsafe.StringData(l.at(i).Name) {
+				t.Errorf("%s is %s, in memory of its own", name, own)
+			}
+			if other := l.ownName("other"); other != "other" {
+				t.Errorf("another name became %s", other)
+			}
 		}
 	}
 }

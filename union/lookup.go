@@ -55,7 +55,7 @@ func (u *Union) find(d *dirState, name string) (hit, error) {
 			continue
 		}
 		if next[0] == '/' && name[0] != '/' {
-			stack = below(u.root.dir, ld.layer)
+			stack = below(u.root.dir(), ld.layer)
 		} else if next[0] != '/' {
 			stack = below(d, ld.layer)
 		}
@@ -190,7 +190,7 @@ func (u *Union) Lookup(dir *Node, name string) (*Node, error) {
 
 // LookupStat is Lookup and Getattr in one: it saves the second system call.
 func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) {
-	if dir.dir == nil {
+	if dir.dir() == nil {
 		return nil, nil, unix.ENOTDIR
 	}
 	n, h, err := u.findNode(dir, name)
@@ -212,14 +212,14 @@ func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) 
 // findNode is find, and returns the node for what was found as well, held.
 func (u *Union) findNode(dir *Node, name string) (*Node, hit, error) {
 	for {
-		copied := dir.dir.copied.Load()
-		h, err := u.find(dir.dir, name)
+		copied := dir.dir().copied.Load()
+		h, err := u.find(dir.dir(), name)
 		if err != nil {
 			return nil, h, err
 		}
 		u.loadOrigin(h.in, name, h.st.Ino)
 		// Whoever takes a key from a node counts before.
-		stale := func() bool { return dir.dir.copied.Load() != copied }
+		stale := func() bool { return dir.dir().copied.Load() != copied }
 		if n, err := u.intern(dir, name, &h, stale); err != errCopied {
 			return n, h, err
 		}
@@ -262,12 +262,14 @@ func (u *Union) intern(dir *Node, name string, h *hit, stale func() bool) (*Node
 }
 
 func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
-	n := &Node{typ: uint16(h.st.Mode & unix.S_IFMT), key: k, parent: dir, name: name}
+	n := &Node{typ: typeOf(h.st.Mode), key: k, parent: dir}
+	n.setName(dir.dir().ownName(name))
 	n.refs.Store(1)
 	dir.refs.Add(1)
 	if h.dirs != nil {
-		n.dir = newDirState(h.dirs)
-		n.dir.redirect = h.redirect
+		d := newDirState(h.dirs)
+		d.redirect = h.redirect
+		n.setDir(d)
 		n.ino = u.dirIno(h.dirs, &h.st)
 		return n
 	}
@@ -291,11 +293,11 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 // others from that, but not for those of linkNames.
 func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 	n.loc.Lock()
-	if n.parent == dir && n.name == name && !n.gone {
+	if n.parent == dir && n.name() == name && !n.gone {
 		n.loc.Unlock()
 		return nil
 	}
-	if n.dir == nil && n.key.upper() && h.in.layer != u.upper {
+	if n.dir() == nil && n.key.upper() && h.in.layer != u.upper {
 		n.loc.Unlock()
 		return u.linkUpper(n, dir, name)
 	}
@@ -304,7 +306,7 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 		return unix.ENOENT
 	}
 	u.putAt(n, dir, name)
-	if n.dir == nil && n.lowerLive() { // its other name may have vanished
+	if n.dir() == nil && n.lowerLive() { // its other name may have vanished
 		n.ldir = h.in
 		if x := n.has(); x.lname != "" {
 			x.lname = ""

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,26 +20,29 @@ type Node struct {
 	refs    atomic.Int64 // lookups not given back, see table
 	// Told is for who serves the union: whether the kernel knows the attributes
 	// as they are.
-	Told  atomic.Bool
-	typ   uint16    // S_IFMT bits
-	gone  bool      // has no name (that we know of) any more; under loc
-	ino   uint64    // the number shown
-	dir   *dirState // of a directory
-	extra atomic.Pointer[extra]
-	data  atomic.Pointer[handle] // opened under loc
+	Told    atomic.Bool
+	nameLen uint16 // under loc, as is gone
+	typ     uint8  // S_IFMT bits, shifted
+	gone    bool   // has no name (that we know of) any more
+	ino     uint64 // the number shown
+	extra   atomic.Pointer[extra]
+	data    atomic.Pointer[handle] // opened under loc
 
 	loc    sync.Mutex // guards what follows
 	key    key
-	parent *Node  // where it is in the merged tree, see putAt …
-	name   string // … and lies in the upper, if it is an upper object
+	parent *Node // where it is in the merged tree, see putAt …
+	nameAt *byte // … and lies in the upper, if it is an upper object: see name
 	// ldir is where a lower object lies, by its name or extra.lname: it stays
 	// there whatever happens to its names.
 	ldir *layerDir
 }
 
-// An extra is what few nodes have. It is made when it is needed and stays; all of
-// it is under the node's loc.
+// An extra is what few nodes have. It is made when it is needed and stays.
 type extra struct {
+	dir *dirState // of a directory, which has an extra from the start
+
+	// What follows is of other nodes, under their loc.
+
 	low    key    // key of the lower object it was copied up from, if any
 	lname  string // name in ldir, if that is not the node's
 	held   int    // descriptor of an upper object without a name, or -1
@@ -64,6 +68,21 @@ func (n *Node) needs() *extra {
 	}
 	n.extra.CompareAndSwap(nil, &extra{held: -1})
 	return n.extra.Load()
+}
+
+// dir returns what only a directory has, else nil.
+func (n *Node) dir() *dirState { return n.has().dir }
+
+// setDir makes n, a new node, a directory.
+func (n *Node) setDir(d *dirState) { n.extra.Store(&extra{held: -1, dir: d}) }
+
+// name returns the name by which n was found last; n.loc is held. Its length,
+// beside the other small things, saves a node a word.
+func (n *Node) name() string { return unsafe.String(n.nameAt, n.nameLen) }
+
+// setName sets the name. The caller holds n.loc, or n is new.
+func (n *Node) setName(name string) {
+	n.nameAt, n.nameLen = unsafe.StringData(name), uint16(len(name))
 }
 
 // A dirState is what only directories have.
@@ -124,32 +143,35 @@ func (d *dirState) merged() bool {
 // and a generation that tells users of the same number apart.
 func (n *Node) ID() (id, generation uint64) { return uint64(n.id), uint64(n.gen) }
 
+// typeOf returns the type in mode as a node has it.
+func typeOf(mode uint32) uint8 { return uint8(mode & unix.S_IFMT >> typeShift) }
+
 // Type returns the node's type, S_IFMT bits of st_mode.
-func (n *Node) Type() uint32 { return uint32(n.typ) }
+func (n *Node) Type() uint32 { return uint32(n.typ) << typeShift }
 
 // Ino returns the inode number shown for the node.
 func (n *Node) Ino() uint64 { return n.ino }
 
 // Listing is for who serves the union, to note what it knows of a directory's
 // listing. It is 0 at first.
-func (n *Node) Listing() *atomic.Uint32 { return &n.dir.listing }
+func (n *Node) Listing() *atomic.Uint32 { return &n.dir().listing }
 
 // Dir returns the number of the directory in which n, which is not the root,
 // was found last, and that directory's Listing.
 func (n *Node) Dir() (id uint64, listing *atomic.Uint32) {
 	n.loc.Lock()
 	defer n.loc.Unlock()
-	return uint64(n.parent.id), &n.parent.dir.listing
+	return uint64(n.parent.id), &n.parent.dir().listing
 }
 
 // IsDir reports whether the node is a directory.
-func (n *Node) IsDir() bool { return n.typ == unix.S_IFDIR }
+func (n *Node) IsDir() bool { return n.Type() == unix.S_IFDIR }
 
 // Live reports whether what the node shows may change without our doing,
 // because it lies in a live layer (or, a directory, merges one).
 func (n *Node) Live() bool {
-	if n.dir != nil {
-		return n.dir.live && len(*n.dir.lowers.Load()) > 0
+	if n.dir() != nil {
+		return n.dir().live && len(*n.dir().lowers.Load()) > 0
 	}
 	n.loc.Lock()
 	defer n.loc.Unlock()
@@ -163,7 +185,7 @@ func (n *Node) lowerLive() bool { return !n.key.upper() && n.ldir.layer.live }
 func (n *Node) liesIn(l *layer) bool {
 	n.loc.Lock()
 	defer n.loc.Unlock()
-	return n.key.layer == l.id
+	return n.key.layer == uint16(l.id)
 }
 
 // letGo closes the descriptor held of an object without a name. The caller
@@ -182,17 +204,19 @@ func (u *Union) letGo(n *Node) {
 // device and inode: hard links between layers that share files must not become
 // one file. A live layer's file is a new one when it has changed.
 type key struct {
-	layer, dev uint32
-	ino, ver   uint64
+	layer, dev uint16
+	ver        uint32
+	ino        uint64
 }
 
 // upper reports whether the object lies in the upper layer.
 func (k key) upper() bool { return k.layer == 0 }
 
 func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
-	k := key{layer: l.id, dev: u.devs.index(st.Dev), ino: st.Ino}
+	dev := u.devs.index(st.Dev)
+	k := key{layer: uint16(l.id), dev: uint16(dev), ver: dev >> 16, ino: st.Ino}
 	if l.live && st.Mode&unix.S_IFMT != unix.S_IFDIR {
-		k.ver = uint64(st.Ctim.Nano())*0x9e3779b97f4a7c15 + uint64(st.Size) + 1
+		k.ver += uint32((uint64(st.Ctim.Nano())*odd^uint64(st.Size))*odd>>32) + 1
 	}
 	return k
 }
@@ -227,7 +251,7 @@ func (u *Union) Forget(n *Node, count uint64) {
 	n.loc.Lock()
 	k, low := n.key, n.has().low
 	n.loc.Unlock()
-	if k.upper() || n.dir != nil {
+	if k.upper() || n.dir() != nil {
 		u.origins.forget(k)
 	}
 	u.table.remove(n, k, low)
@@ -249,10 +273,11 @@ func (u *Union) putAt(n, dir *Node, name string) {
 		n.parent = dir
 		u.Forget(old, 1)
 	}
-	if n.dir == nil && !n.key.upper() && n.name != name && n.has().lname == "" {
-		n.needs().lname = n.name
+	if n.dir() == nil && !n.key.upper() && n.name() != name && n.has().lname == "" {
+		n.needs().lname = n.name()
 	}
-	n.name, n.gone = name, false
+	n.setName(name)
+	n.gone = false
 }
 
 // tidy lets go of memory after most nodes have been forgotten.
@@ -283,11 +308,11 @@ func (u *Union) release(n *Node) {
 		u.unlinkWork(x.parked)
 		u.origins.drop(n.key.ino)
 	}
-	if n.dir != nil {
-		if n.dir.pinned != nil {
-			n.dir.pinned.unpin()
+	if n.dir() != nil {
+		if n.dir().pinned != nil {
+			n.dir().pinned.unpin()
 		}
-		for _, d := range n.dir.stack() {
+		for _, d := range n.dir().stack() {
 			d.drop()
 		}
 	}
@@ -305,8 +330,8 @@ type ref struct {
 
 // ref finds the node's object. The caller must call done.
 func (u *Union) ref(n *Node) (ref, error) {
-	if n.dir != nil {
-		d := n.dir.top()
+	if n.dir() != nil {
+		d := n.dir().top()
 		if d.synthetic() {
 			return ref{fd: -1, d: d}, nil
 		}
@@ -332,7 +357,7 @@ func (u *Union) refLocked(n *Node) (ref, error) {
 	if x.held >= 0 {
 		return ref{fd: x.held}, nil
 	}
-	d, name := n.ldir, n.name
+	d, name := n.ldir, n.name()
 	switch {
 	case !n.key.upper() && x.lname != "":
 		name = x.lname
@@ -340,7 +365,7 @@ func (u *Union) refLocked(n *Node) (ref, error) {
 	case x.parked != "":
 		d, name = u.work, x.parked
 	default:
-		d = n.parent.dir.upper.Load()
+		d = n.parent.dir().upper.Load()
 	}
 	h, err := d.pin(u)
 	if err != nil {

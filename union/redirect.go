@@ -83,12 +83,12 @@ func (n *Node) lowerPath() string {
 	path := ""
 	for {
 		n.loc.Lock()
-		name, parent := n.name, n.parent
+		name, parent := n.name(), n.parent
 		n.loc.Unlock()
 		if parent == nil {
 			return path
 		}
-		if r := n.dir.redirect; r != "" {
+		if r := n.dir().redirect; r != "" {
 			name = r
 		}
 		if strings.HasPrefix(name, "/") {
@@ -106,21 +106,21 @@ func (u *Union) setRedirect(n *Node, within bool) error {
 	if err := u.copyUp(n, -1); err != nil {
 		return err
 	}
-	r := n.dir.redirect
+	r := n.dir().redirect
 	if r != "" && (within || r[0] == '/') {
 		return nil
 	}
 	if within {
-		r = n.name
+		r = n.name()
 	} else {
 		r = n.lowerPath()
 	}
 	if len(r) > maxRedirect {
 		return unix.ENAMETOOLONG
 	}
-	if err := u.setMark(n.dir.upper.Load(), markRedirect, redirectAttr, r); err != nil {
+	if err := u.setMark(n.dir().upper.Load(), markRedirect, redirectAttr, r); err != nil {
 		return err
 	}
-	n.dir.redirect = r
+	n.dir().redirect = r
 	return nil
 }

@@ -16,7 +16,7 @@ func (u *Union) remove(dir *Node, name string, rmdir bool) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	d := dir.dir
+	d := dir.dir()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	h, err := u.find(d, name)
@@ -92,7 +92,7 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 	if n == nil {
 		if h.in.layer != u.upper {
 			// A write may have copied it up since it was found.
-			now, err := u.find(dir.dir, name)
+			now, err := u.find(dir.dir(), name)
 			defer now.drop()
 			if err == nil && now.in.layer == u.upper {
 				return u.unname(&now, dir, name, take)
@@ -105,12 +105,12 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 		return err
 	}
 	defer u.Forget(n, 1)
-	if n.dir != nil {
+	if n.dir() != nil {
 		return u.unnameDir(n, take)
 	}
 	n.loc.Lock()
 	defer n.loc.Unlock()
-	primary := n.parent == dir && n.name == name && !n.gone
+	primary := n.parent == dir && n.name() == name && !n.gone
 	if !n.key.upper() {
 		if err := take(); err != nil {
 			return err
@@ -182,7 +182,7 @@ func (u *Union) unnamePrimary(n *Node, take func() error) error {
 // unnameDir is unname of a directory: its descriptor stays open, for those who
 // have it as their working directory.
 func (u *Union) unnameDir(n *Node, take func() error) error {
-	up := n.dir.upper.Load()
+	up := n.dir().upper.Load()
 	var pin *handle
 	if up != nil {
 		var err error
@@ -198,7 +198,7 @@ func (u *Union) unnameDir(n *Node, take func() error) error {
 	}
 	n.loc.Lock()
 	n.gone = true
-	n.dir.pinned = pin
+	n.dir().pinned = pin
 	n.loc.Unlock()
 	return nil
 }

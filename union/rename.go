@@ -30,25 +30,25 @@ func (u *Union) Rename(oldDir *Node, oldName string, newDir *Node, newName strin
 // what unlocks them.
 func (u *Union) lockDirs(a, b *Node) func() {
 	if a == b && !u.redirect {
-		a.dir.mu.Lock()
-		return a.dir.mu.Unlock
+		a.dir().mu.Lock()
+		return a.dir().mu.Unlock
 	}
 	u.renameMu.Lock()
 	if a == b {
-		a.dir.mu.Lock()
+		a.dir().mu.Lock()
 		return func() {
-			a.dir.mu.Unlock()
+			a.dir().mu.Unlock()
 			u.renameMu.Unlock()
 		}
 	}
 	if b.isAncestor(a) || !a.isAncestor(b) && b.id < a.id {
 		a, b = b, a
 	}
-	a.dir.mu.Lock()
-	b.dir.mu.Lock()
+	a.dir().mu.Lock()
+	b.dir().mu.Lock()
 	return func() {
-		b.dir.mu.Unlock()
-		a.dir.mu.Unlock()
+		b.dir().mu.Unlock()
+		a.dir().mu.Unlock()
 		u.renameMu.Unlock()
 	}
 }
@@ -104,14 +104,14 @@ func (m *move) find(flags uint) error {
 		if err != nil && (err != unix.ENOENT || s == &m.from || m.exchange) {
 			return err
 		}
-		if s.below, err = m.u.hasBelow(s.dir.dir, s.name); err != nil {
+		if s.below, err = m.u.hasBelow(s.dir.dir(), s.name); err != nil {
 			return err
 		}
 	}
 	if m.to.node == nil || m.exchange {
 		return nil
 	}
-	switch src, dst := m.from.node.dir != nil, m.to.node.dir != nil; {
+	switch src, dst := m.from.node.dir() != nil, m.to.node.dir() != nil; {
 	case flags&unix.RENAME_NOREPLACE != 0:
 		return unix.EEXIST
 	case src && !dst:
@@ -119,7 +119,7 @@ func (m *move) find(flags uint) error {
 	case dst && !src:
 		return unix.EISDIR
 	case dst && !m.same():
-		return m.u.checkEmpty(m.to.node.dir)
+		return m.u.checkEmpty(m.to.node.dir())
 	}
 	return nil
 }
@@ -135,7 +135,7 @@ func (m *move) copyUp() error {
 	}
 	for _, n := range moving {
 		var err error
-		if n.dir != nil {
+		if n.dir() != nil {
 			err = m.prepareDir(n)
 		} else {
 			err = u.copyUp(n, -1)
@@ -148,7 +148,7 @@ func (m *move) copyUp() error {
 		if err := u.copyUp(s.dir, -1); err != nil {
 			return err
 		}
-		s.up = s.dir.dir.upper.Load()
+		s.up = s.dir.dir().upper.Load()
 		var err error
 		if s.pin, err = s.up.pin(u); err != nil {
 			return err
@@ -164,20 +164,20 @@ func (m *move) copyUp() error {
 // upper, so that one rename can do it.
 func (m *move) clear() error {
 	n := m.to.node
-	if n == nil || n.dir == nil || m.exchange {
+	if n == nil || n.dir() == nil || m.exchange {
 		return nil
 	}
 	if err := m.u.copyUp(n, -1); err != nil {
 		return err
 	}
-	n.dir.mu.Lock()
-	defer n.dir.mu.Unlock()
+	n.dir().mu.Lock()
+	defer n.dir().mu.Unlock()
 	return m.u.separate(n)
 }
 
 // prepareDir makes it possible to rename directory n.
 func (m *move) prepareDir(n *Node) error {
-	if m.u.redirect && len(*n.dir.lowers.Load()) > 0 {
+	if m.u.redirect && len(*n.dir().lowers.Load()) > 0 {
 		err := m.u.setRedirect(n, m.from.dir == m.to.dir)
 		if err != unix.ENAMETOOLONG {
 			return err
@@ -201,10 +201,10 @@ func (m *move) cover() error {
 }
 
 func (u *Union) coverDir(n *Node) error {
-	if n.dir == nil || len(*n.dir.lowers.Load()) > 0 { // it has a redirect
+	if n.dir() == nil || len(*n.dir().lowers.Load()) > 0 { // it has a redirect
 		return nil
 	}
-	return u.setOpaque(n.dir.upper.Load())
+	return u.setOpaque(n.dir().upper.Load())
 }
 
 func (m *move) run() error {
@@ -213,7 +213,7 @@ func (m *move) run() error {
 	switch {
 	case m.exchange:
 		return m.both()
-	case m.from.node.dir != nil:
+	case m.from.node.dir() != nil:
 		act = m.replaceByDir
 	}
 	relocate := func() error { return m.relocate(&m.from, &m.to, act) }
@@ -222,15 +222,15 @@ func (m *move) run() error {
 		err = relocate()
 	} else {
 		// The copy-up may have moved what was found before.
-		if m.to.hit, err = u.find(m.to.dir.dir, m.to.name); err == nil {
+		if m.to.hit, err = u.find(m.to.dir.dir(), m.to.name); err == nil {
 			err = u.unname(&m.to.hit, m.to.dir, m.to.name, relocate)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	m.from.dir.dir.unlisted(m.from.name)
-	m.to.dir.dir.listed(m.to.name, m.from.node)
+	m.from.dir.dir().unlisted(m.from.name)
+	m.to.dir.dir().listed(m.to.name, m.from.node)
 	return nil
 }
 
@@ -240,8 +240,8 @@ func (m *move) relocate(a, b *side, act func() error) error {
 	n := a.node
 	n.loc.Lock()
 	defer n.loc.Unlock()
-	if n.dir != nil {
-		up := n.dir.upper.Load()
+	if n.dir() != nil {
+		up := n.dir().upper.Load()
 		up.mu.Lock()
 		defer up.mu.Unlock()
 		if err := act(); err != nil {
@@ -269,8 +269,8 @@ func (m *move) both() error {
 	if err != nil {
 		return err
 	}
-	m.from.dir.dir.listed(m.from.name, m.to.node)
-	m.to.dir.dir.listed(m.to.name, m.from.node)
+	m.from.dir.dir().listed(m.from.name, m.to.node)
+	m.to.dir.dir().listed(m.to.name, m.from.node)
 	return nil
 }
 
@@ -296,7 +296,7 @@ func (m *move) renameAway(from, to string) error {
 	if err != nil {
 		return err
 	}
-	if m.from.node.dir != nil {
+	if m.from.node.dir() != nil {
 		err = m.dirAway(from, to, white)
 	} else {
 		err = m.fileAway(from, to, white)

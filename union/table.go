@@ -26,11 +26,11 @@ type shard struct {
 const (
 	shardBits = 6
 	fewSlots  = 8
+	odd       = 0x9e3779b97f4a7c15
 )
 
 func (k key) hash() uint64 {
-	const odd = 0x9e3779b97f4a7c15
-	return ((uint64(k.layer)<<32|uint64(k.dev))*odd ^ k.ino ^ k.ver) * odd
+	return ((uint64(k.layer)<<48|uint64(k.dev)<<32|uint64(k.ver))*odd ^ k.ino) * odd
 }
 
 // shard returns the number of k's shard: the highest bits of the hash.

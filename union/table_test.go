@@ -16,7 +16,7 @@ func TestTable(t *testing.T) {
 	var nodes []*Node
 	newKey := func() key {
 		for {
-			k := key{layer: r.Uint32N(3), dev: r.Uint32N(2), ino: r.Uint64N(1 << 14)}
+			k := key{layer: uint16(r.UintN(3)), dev: uint16(r.UintN(2)), ino: r.Uint64N(1 << 14)}
 			if found[k] == nil && k != (key{}) {
 				return k
 			}
@@ -95,7 +95,7 @@ func TestTable(t *testing.T) {
 			check(k)
 			check(low)
 		}
-		check(key{layer: r.Uint32N(3), dev: r.Uint32N(2), ino: r.Uint64N(1 << 14)})
+		check(key{layer: uint16(r.UintN(3)), dev: uint16(r.UintN(2)), ino: r.Uint64N(1 << 14)})
 	}
 	for k := range found {
 		check(k)

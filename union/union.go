@@ -119,6 +119,9 @@ type Union struct {
 	overflow   bool // this namespace maps no file owner to the overflow id
 }
 
+// maxLowers is as many as a key tells apart, with the upper and Cover's.
+const maxLowers = math.MaxUint16 - 1
+
 // New opens the layers and returns their union. It holds a shared flock(2) on
 // the root of each lower that is not live, and an exclusive one on Work: a
 // second user of the same work directory gets "changes directory in use", after
@@ -127,6 +130,9 @@ type Union struct {
 func New(c Config) (*Union, error) {
 	if len(c.Lowers) == 0 && c.Upper == "" {
 		return nil, fmt.Errorf("union: no layers")
+	}
+	if len(c.Lowers) > maxLowers {
+		return nil, fmt.Errorf("union: %d layers, more than %d", len(c.Lowers), maxLowers)
 	}
 	u := &Union{volatile: c.Volatile, euid: os.Geteuid(), egid: os.Getegid(), trusted: realRoot()}
 	u.white.files = c.NoDevices
@@ -228,8 +234,8 @@ func (u *Union) makeRoot() error {
 	if err := top.stat(u, &st); err != nil {
 		return err
 	}
-	n := &Node{typ: unix.S_IFDIR}
-	n.dir = newDirState(stack)
+	n := &Node{typ: typeOf(unix.S_IFDIR)}
+	n.setDir(newDirState(stack))
 	n.key = u.keyOf(top.layer, &st)
 	n.ino = u.dirIno(stack, &st)
 	n.refs.Store(math.MaxInt32) // the kernel never forgets the root

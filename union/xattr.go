@@ -105,8 +105,8 @@ func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored stri
 		return err
 	}
 	defer r.done()
-	if n.dir != nil && name == aclDefault {
-		defer n.dir.acl.Store(aclUnknown)
+	if n.dir() != nil && name == aclDefault {
+		defer n.dir().acl.Store(aclUnknown)
 	}
 	return change(r, storedXattr(name))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -17,6 +18,9 @@ import (
 type server struct {
 	fs    *fileSystem
 	proto *fuse.ProtocolServer
+	// begun is set with the first request, INIT. The next one may be another
+	// thread's; the kernel sends it after the reply, which Go cannot know.
+	begun atomic.Bool
 	plain bool // leave all to go-fuse, which can print them
 }
 
@@ -105,6 +109,8 @@ func (s *server) Handle(in []byte, rest *fusedev.Pipe, out []byte) (n int) {
 
 // leave lets go-fuse answer.
 func (s *server) leave(in, out []byte) int {
+	s.begun.Load()
+	defer s.begun.Store(true)
 	n, _ := s.proto.HandleRequest([][]byte{in}, [][]byte{out})
 	if i := fusedev.At[fuse.InitIn](in); i != nil && i.Opcode == opInit {
 		s.fs.minor = i.Minor

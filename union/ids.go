@@ -21,8 +21,8 @@ type ids struct {
 	peak  int // the most nodes since memory was given back
 }
 
-// chunkSize makes a chunk fill one of the sizes in which Go allocates.
-const chunkSize = 1152
+// chunkSize makes a chunk fill 32 kB, the largest size of Go's small objects.
+const chunkSize = 4032
 
 type chunk struct {
 	nodes [chunkSize]atomic.Pointer[Node]

@@ -262,7 +262,13 @@ func (u *Union) intern(dir *Node, name string, h *hit, stale func() bool) (*Node
 }
 
 func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
-	n := &Node{typ: typeOf(h.st.Mode), key: k, parent: dir}
+	var n *Node
+	if h.dirs != nil {
+		n = &Node{}
+	} else {
+		n = u.nodes.make()
+	}
+	n.typ, n.key, n.parent = typeOf(h.st.Mode), k, dir
 	n.setName(dir.dir().ownName(name))
 	n.refs.Store(1)
 	dir.refs.Add(1)

@@ -21,6 +21,7 @@ type shard struct {
 	count int
 	// lows finds nodes by the keys of the lower objects that they were, too.
 	lows map[key]*Node
+	many bool // lows takes much memory, though it may be empty
 }
 
 const (
@@ -161,6 +162,7 @@ func (t *table) rekey(n *Node, k key) {
 		was.lows = map[key]*Node{}
 	}
 	was.lows[n.key] = n
+	was.many = was.many || len(was.lows) > fewSlots
 	n.key = k
 	is.put(&t.ids, n)
 }
@@ -193,8 +195,8 @@ func (t *table) removeLow(low key, n *Node) {
 	if s.lows[low] == n {
 		delete(s.lows, low)
 	}
-	if len(s.lows) == 0 {
-		s.lows = nil
+	if s.many && len(s.lows) == 0 {
+		s.lows, s.many = nil, false
 	}
 	s.mu.Unlock()
 }

@@ -99,6 +99,7 @@ type Union struct {
 	trusted  bool     // we may use attributes that begin with "trusted."
 	prefixes []string // of the marks that are written
 	root     *Node
+	nodes    nodeMaker
 	table    table
 	fds      fdCache
 	devs     devices

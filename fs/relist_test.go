@@ -43,10 +43,17 @@ func TestReadAgain(t *testing.T) {
 	if n := replies(read); n < dirs*files {
 		t.Errorf("%d replies for %d files: the test proves nothing", n, dirs*files)
 	}
-	for range 3 {
-		if n := replies(read); n > dirs*files/2 {
-			t.Errorf("%d replies for %d files that are read again", n, dirs*files)
+	var again []int
+	few := 0
+	for range 6 {
+		n := replies(read)
+		again = append(again, n)
+		if n <= dirs*files/2 {
+			few++
 		}
+	}
+	if few < 4 { // other tests may drop the kernel's caches meanwhile
+		t.Errorf("%d replies for %d files that are read again", again, dirs*files)
 	}
 	n := 1
 	for tries := 0; n > 0 && tries < 20; tries++ {

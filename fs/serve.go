@@ -5,7 +5,6 @@ import (
 	"io"
 	"log"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -132,7 +131,6 @@ func Serve(devFD int, u *union.Union, o Options) error {
 		if o.Settled != nil {
 			<-o.Settled
 		}
-		runtime.GC()         // what lies in pools is let go by the second collection
 		debug.FreeOSMemory() // by itself Go would keep it for minutes
 	}
 	err = f.device.Serve()

@@ -93,7 +93,7 @@ func (f *fileSystem) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEn
 // cannot be looked up, is listed without.
 func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	dir := f.node(in.NodeId)
-	if in.Offset == 0 && f.relists {
+	if in.Offset == 0 {
 		f.toldList(dir)
 	}
 	return status(f.u.ReadDirAt(dir, in.Offset, func(e union.Dirent, cookie uint64) bool {

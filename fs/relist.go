@@ -29,6 +29,9 @@ const (
 
 // toldList notes that dir is being listed with attributes.
 func (f *fileSystem) toldList(dir *union.Node) {
+	if !f.relists {
+		return
+	}
 	state := dir.Listing()
 	n := state.Load() &^ listed
 	if n == 0 {

@@ -254,16 +254,13 @@ const slowRead = 100 * time.Microsecond
 // read reads into the answer, without a copy between.
 func (r *request) read(in *fuse.ReadIn) fuse.Status {
 	node := r.fs.node(in.NodeId)
-	if in.Offset != 0 {
-		n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
-		r.size = n
-		return status(err)
-	}
-	r.fs.looksAt(node)
 	start := time.Now()
-	n, err := r.fs.u.Read(node, r.out[:in.Size], 0)
+	n, err := r.fs.u.Read(node, r.out[:in.Size], int64(in.Offset))
 	r.size = n
-	r.fs.u.ReadAhead(node, time.Since(start) > slowRead+time.Duration(n))
+	if in.Offset == 0 {
+		r.fs.looksAt(node)
+		r.fs.u.ReadAhead(node, time.Since(start) > slowRead+time.Duration(n))
+	}
 	return status(err)
 }
 

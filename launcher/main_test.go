@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -31,9 +30,7 @@ import (
 // The tests run the launcher in processes of their own, as different users:
 // copies of this test program that were given a spec.
 func TestMain(m *testing.M) {
-	if signal.Ignored(unix.SIGHUP) { // under nohup(1): then programs would ignore it, too
-		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
-	}
+	usertest.HearHangups()
 	launcher.Init()
 	if len(os.Args) > 2 && os.Args[1] == "plash" {
 		if err := plash(os.Args[2], os.Args[3:]); err != nil {

@@ -15,7 +15,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/signal"
 	"os/user"
 	"path/filepath"
 	"runtime"
@@ -42,9 +41,7 @@ var (
 func inChild() bool { return os.Getenv("PLASH_TEST_BASE") != "" }
 
 func TestMain(m *testing.M) {
-	if signal.Ignored(unix.SIGHUP) { // under nohup(1): then programs would ignore it, too
-		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
-	}
+	usertest.HearHangups()
 	if inChild() {
 		os.Exit(m.Run())
 	}

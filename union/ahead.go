@@ -56,7 +56,9 @@ func (u *Union) ReadAhead(n *Node, slow bool) {
 // next returns the files that should be read ahead, now that the one of this
 // name has been read, none if the reader is busy.
 func (d *dirState) next(name string, slow, busy bool) (names []string) {
-	d.listMu.Lock()
+	if !d.listMu.TryLock() { // it is being listed, which may take long: the reply must not wait
+		return nil
+	}
 	defer d.listMu.Unlock()
 	l, a := d.list.Load(), &d.ahead
 	if a.until == 0 && !slow || l == nil || l.size > aheadNames || d.live {

@@ -278,7 +278,7 @@ func (u *Union) lock(path string, how int, busy string) error {
 func flock(fd, how int) error {
 	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
 		err := unix.Flock(fd, how|unix.LOCK_NB)
-		if err != unix.EWOULDBLOCK || time.Since(begin) > patience {
+		if err != unix.EINTR && (err != unix.EWOULDBLOCK || time.Since(begin) > patience) {
 			return err
 		}
 	}

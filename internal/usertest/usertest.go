@@ -1,5 +1,6 @@
 // Package usertest runs a package's tests once more as an ordinary user who is
-// root of a user namespace, as plash's launcher makes it.
+// root of a user namespace, as plash's launcher makes it, or where others'
+// mounts and signals do not disturb them.
 package usertest
 
 import (

@@ -4,10 +4,19 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// HearHangups undoes what nohup(1) does: the programs that tests start would
+// ignore SIGHUP, too.
+func HearHangups() {
+	if signal.Ignored(unix.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
+}
 
 // OwnMounts runs this test program once more, in a mount namespace of its own,
 // and ends with it; in there it returns, as it does where that is not

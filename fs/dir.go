@@ -96,11 +96,13 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 	if in.Offset == 0 {
 		f.toldList(dir)
 	}
-	return status(f.u.ReadDirAt(dir, in.Offset, func(e union.Dirent, cookie uint64) bool {
+	next := in.Offset
+	err := f.u.ReadDirAt(dir, in.Offset, func(e union.Dirent, cookie uint64) bool {
 		plus := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Type, Off: cookie})
 		if plus == nil {
 			return false
 		}
+		next = cookie
 		*plus = fuse.EntryOut{}
 		if e.Name == "." || e.Name == ".." {
 			return true
@@ -109,7 +111,9 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 			f.entry(plus, dir, n, st)
 		}
 		return true
-	}))
+	})
+	dir.LookedUp(next)
+	return status(err)
 }
 
 func (f *fileSystem) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {

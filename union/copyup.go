@@ -137,7 +137,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 		return nil, err
 	}
 	// Before it can be found, or a listing would show it with another number.
-	u.origins.set(now.Ino, n.ino, u.saveOrigin(dst, n.Type(), now.Ino, was.Dev, key{ino: was.Ino}))
+	u.setOrigin(n, dst, now.Ino, was.Dev, was.Ino)
 	k := u.keyOf(u.upper, &now)
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		err := u.become(n, k, false, func() error {
@@ -254,7 +254,7 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		return err
 	}
 	// Before it can be found, or a listing would show it with another number.
-	u.origins.set(c.st.Ino, n.ino, u.saveOrigin(c.ref, n.Type(), c.st.Ino, low.Dev, n.key))
+	u.setOrigin(n, c.ref, c.st.Ino, low.Dev, low.Ino)
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		was := n.key
 		others := int32(low.Nlink) + n.has().links // names of the lower object that are left
@@ -677,15 +677,15 @@ func (u *Union) separate(n *Node) error {
 	if err := fstat(h.fd, &st); err != nil {
 		return err
 	}
-	saved := false
 	if lowers[0].stat(u, &was) == nil {
-		saved = u.saveOrigin(ref{fd: h.fd}, n.Type(), st.Ino, was.Dev, key{ino: was.Ino})
+		u.setOrigin(n, ref{fd: h.fd}, st.Ino, was.Dev, was.Ino)
 		up.mu.Lock()
 		parent := up.parent
 		up.mu.Unlock()
 		u.noteOrigin(parent)
+	} else {
+		u.origins.set(st.Ino, n.ino)
 	}
-	u.origins.set(st.Ino, n.ino, saved)
 	n.dir().lowers.Store(&[]*layerDir{})
 	return nil
 }

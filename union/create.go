@@ -380,7 +380,7 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	dir.refs.Add(1)
 	n := &Node{typ: typeOf(unix.S_IFREG), key: u.keyOf(u.upper, &st), parent: dir, gone: true}
 	n.needs().held = fd
-	n.ino = u.shownIno(u.upper, &st)
+	n.ino = inode(n.key.device(), st.Ino)
 	n.refs.Store(1)
 	u.nHeld.Add(1)
 	u.table.ids.add(n)
@@ -460,7 +460,7 @@ func (u *Union) link(n, dir *Node, name string) error {
 	if err != nil {
 		return err
 	}
-	u.moved(up, n.key.ino)
+	u.moved(up, n)
 	u.putAt(n, dir, name)
 	u.letGo(n)
 	u.unpark(n)

@@ -85,7 +85,7 @@ func (u *Union) linkUpper(n *Node, dir *Node, name string) error {
 	if err != nil {
 		return err
 	}
-	u.moved(up, n.key.ino)
+	u.moved(up, n)
 	n.needs().links--
 	u.unpark(n)
 	u.putAt(n, dir, name)

@@ -33,6 +33,17 @@ func (d *dirState) ownName(name string) string {
 	return name
 }
 
+// LookedUp is told that the names of directory n before the one with this cookie
+// have just been looked up: what follows will be looked up next.
+func (n *Node) LookedUp(cookie uint64) {
+	d := n.dir()
+	d.listMu.Lock()
+	defer d.listMu.Unlock()
+	if l := d.list.Load(); l != nil && cookie >= firstCookie {
+		l.next = int(cookie - firstCookie)
+	}
+}
+
 // unlisted tells a listing that has been built that name is gone.
 func (d *dirState) unlisted(name string) {
 	d.listMu.Lock()
@@ -267,7 +278,7 @@ func (m *merger) settle(at int) {
 	}
 	m.settled[at] = true
 	if h, err := m.u.find(m.d, m.l.at(at).Name); err == nil && h.dirs != nil {
-		m.l.entry(at).ino = m.u.dirIno(h.dirs, &h.st)
+		m.l.entry(at).ino = m.u.shownIno(&h, m.l.at(at).Name)
 		h.drop()
 	}
 }
@@ -286,14 +297,11 @@ func (m *merger) resolve(ld *layerDir, dev uint32, e *rawDirent) (ino uint64, sh
 		dev = m.u.devs.index(st.Dev)
 	}
 	if ld.layer == m.u.upper {
-		if shown, ok := m.u.origins.get(e.ino); ok {
-			return shown, true
-		}
-		if shown, ok := m.u.storedOrigin(ld, e.name, e.ino); ok {
+		if shown, ok := m.u.table.ino(keyAt(ld.layer, dev, e.ino)); ok {
 			return shown, true
 		}
 	}
-	return inode(dev, e.ino), true
+	return m.u.ownIno(ld, e.name, dev, e.ino), true
 }
 
 type rawDirent struct {

@@ -217,7 +217,6 @@ func (u *Union) findNode(dir *Node, name string) (*Node, hit, error) {
 		if err != nil {
 			return nil, h, err
 		}
-		u.loadOrigin(h.in, name, h.st.Ino)
 		// Whoever takes a key from a node counts before.
 		stale := func() bool { return dir.dir().copied.Load() != copied }
 		if n, err := u.intern(dir, name, &h, stale); err != errCopied {
@@ -270,16 +269,15 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 	}
 	n.typ, n.key, n.parent = typeOf(h.st.Mode), k, dir
 	n.setName(dir.dir().ownName(name))
+	n.ino = u.shownIno(h, name)
 	n.refs.Store(1)
 	dir.refs.Add(1)
 	if h.dirs != nil {
 		d := newDirState(h.dirs)
 		d.redirect = h.redirect
 		n.setDir(d)
-		n.ino = u.dirIno(h.dirs, &h.st)
 		return n
 	}
-	n.ino = u.shownIno(h.in.layer, &h.st)
 	if k.upper() {
 		return n
 	}
@@ -322,27 +320,30 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 	return nil
 }
 
-// shownIno is the inode number shown for an object of layer l that is no
-// directory of several layers.
-func (u *Union) shownIno(l *layer, st *unix.Stat_t) uint64 {
-	if l == u.upper {
-		if ino, ok := u.origins.get(st.Ino); ok {
-			return ino
-		}
-	}
-	return inode(u.devs.index(st.Dev), st.Ino)
-}
-
-// dirIno is the number shown for a directory: that of its topmost lower, which
-// stays when the directory is copied up, else the upper's.
-func (u *Union) dirIno(stack []*layerDir, top *unix.Stat_t) uint64 {
-	if stack[0].layer == u.upper && len(stack) > 1 {
+// shownIno is the inode number shown for what was found as name: of a directory
+// that of its topmost lower, which stays when the directory is copied up.
+func (u *Union) shownIno(h *hit, name string) uint64 {
+	if len(h.dirs) > 1 && h.dirs[0].layer == u.upper {
 		var st unix.Stat_t
-		if d := stack[1]; d.ino != 0 {
+		if d := h.dirs[1]; d.ino != 0 {
 			return inode(d.layer.dev, d.ino)
 		} else if d.stat(u, &st) == nil {
 			return inode(u.devs.index(st.Dev), st.Ino)
 		}
 	}
-	return u.shownIno(stack[0].layer, top)
+	return u.ownIno(h.in, name, u.devs.index(h.st.Dev), h.st.Ino)
+}
+
+// ownIno is the number shown for the object ino on dev, as name in ld, which has
+// no node.
+func (u *Union) ownIno(ld *layerDir, name string, dev uint32, ino uint64) uint64 {
+	if ld.layer == u.upper {
+		if shown, ok := u.origins.get(ino); ok {
+			return shown
+		}
+		if shown, ok := u.storedOrigin(ld, name, ino); ok {
+			return shown
+		}
+	}
+	return inode(dev, ino)
 }

@@ -236,9 +236,15 @@ type key struct {
 // upper reports whether the object lies in the upper layer.
 func (k key) upper() bool { return k.layer == 0 }
 
+// device returns the index of the device that an upper object lies on.
+func (k key) device() uint32 { return uint32(k.dev) | k.ver<<16 }
+
+func keyAt(l *layer, dev uint32, ino uint64) key {
+	return key{layer: uint16(l.id), dev: uint16(dev), ver: dev >> 16, ino: ino}
+}
+
 func (u *Union) keyOf(l *layer, st *unix.Stat_t) key {
-	dev := u.devs.index(st.Dev)
-	k := key{layer: uint16(l.id), dev: uint16(dev), ver: dev >> 16, ino: st.Ino}
+	k := keyAt(l, u.devs.index(st.Dev), st.Ino)
 	if l.live && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		k.ver += uint32((uint64(st.Ctim.Nano())*odd^uint64(st.Size))*odd>>32) + 1
 	}
@@ -275,9 +281,6 @@ func (u *Union) Forget(n *Node, count uint64) {
 	n.loc.Lock()
 	k, low := n.key, n.has().low
 	n.loc.Unlock()
-	if k.upper() || n.dir() != nil {
-		u.origins.forget(k)
-	}
 	u.table.remove(n, k, low)
 	u.release(n)
 	if u.table.ids.remove(n) {

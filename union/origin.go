@@ -2,105 +2,69 @@ package union
 
 import (
 	"fmt"
-	"maps"
 	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
 
-// origins remembers which number was shown for an object of the upper layer
-// before it was copied up, so that st_ino stays the same. It is also kept in an
+// Which number was shown for an object of the upper layer before it was copied
+// up, so that st_ino stays the same, is known by its node, and kept in an
 // attribute of the object, "INO DEV LOWERINO", which counts for the object with
 // this number only, so not for a copy, and while a layer lies on that device.
 // The directory that holds the object is marked, so that those in others need
 // not be asked.
+//
+// origins are those of objects that cannot have the attribute, by their number in
+// the upper.
 type origins struct {
-	shards [originShards]originShard
-	// stored: some objects have an attribute that is not remembered here.
-	stored atomic.Bool
+	mu     sync.Mutex // guards shown
+	shown  map[uint64]uint64
+	stored atomic.Bool // some objects have the attribute
 }
 
-const originShards = 16
-
-// An originShard is for the objects whose numbers are the same modulo
-// originShards: there may be millions.
-type originShard struct {
-	mu    sync.Mutex        // guards all
-	shown map[uint64]uint64 // by the number in the upper
-	// unstored are those that are remembered here alone.
-	unstored map[uint64]struct{}
-	peak     int // the most there were since shown was made
-}
-
-func (o *origins) shard(upper uint64) *originShard { return &o.shards[upper%originShards] }
-
-func (o *origins) set(upper, shown uint64, stored bool) {
-	if upper == shown {
-		return
+func (o *origins) set(upper, shown uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.shown == nil {
+		o.shown = map[uint64]uint64{}
 	}
-	s := o.shard(upper)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.drop(upper)
-	if s.shown == nil {
-		s.shown, s.unstored = map[uint64]uint64{}, map[uint64]struct{}{}
-	}
-	s.shown[upper] = shown
-	s.peak = max(s.peak, len(s.shown))
-	if !stored {
-		s.unstored[upper] = struct{}{}
-	}
+	o.shown[upper] = shown
 }
 
 func (o *origins) get(upper uint64) (uint64, bool) {
-	s := o.shard(upper)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	shown, ok := s.shown[upper]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	shown, ok := o.shown[upper]
 	return shown, ok
 }
 
 func (o *origins) drop(upper uint64) {
-	s := o.shard(upper)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.drop(upper)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.shown, upper)
 }
 
-// forget drops what can be read again.
-func (o *origins) forget(k key) {
-	s := o.shard(k.ino)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.shown[k.ino]; !ok || k.layer != 0 {
-		return
-	}
-	if _, ok := s.unstored[k.ino]; !ok {
-		o.stored.Store(true)
-		s.drop(k.ino)
+// setOrigin remembers that the object dst of the upper, which has number upper and
+// is no directory entry yet or keeps its name, was the lower object with number
+// lower on dev, and that n, whose it is, is shown as before.
+func (u *Union) setOrigin(n *Node, dst ref, upper, dev, lower uint64) {
+	if u.saveOrigin(dst, n.Type(), upper, dev, lower) {
+		u.origins.stored.Store(true)
+		u.origins.drop(upper) // of an earlier object with this number
+	} else {
+		u.origins.set(upper, n.ino)
 	}
 }
 
-// drop removes an entry; as a map never takes less memory than it once did, few
-// that are left get new ones. mu is held.
-func (s *originShard) drop(upper uint64) {
-	delete(s.shown, upper)
-	delete(s.unstored, upper)
-	if n := len(s.shown); s.peak > 64 && n < s.peak/8 {
-		s.shown, s.unstored, s.peak = maps.Collect(maps.All(s.shown)), maps.Collect(maps.All(s.unstored)), n
-	}
-}
-
-// saveOrigin notes at the object dst of the upper, which has number upper and
-// is no directory entry yet or keeps its name, that it was the lower object k.
-// Where it cannot be noted, on a symlink without privileges, it is not.
-func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key) (saved bool) {
+// saveOrigin reports whether it could be noted at the object: on a symlink it
+// cannot without privileges.
+func (u *Union) saveOrigin(dst ref, typ uint32, upper, dev, lower uint64) bool {
 	prefix := u.hintPrefix()
 	if prefix == userPrefix && typ != unix.S_IFREG && typ != unix.S_IFDIR {
 		return false
 	}
-	value := fmt.Appendf(nil, "%d %d %d", upper, dev, k.ino)
+	value := fmt.Appendf(nil, "%d %d %d", upper, dev, lower)
 	return dst.setxattr(prefix+originAttr, value, 0) == nil
 }
 
@@ -108,10 +72,9 @@ func (u *Union) saveOrigin(dst ref, typ uint32, upper uint64, dev uint64, k key)
 // an origin.
 func (u *Union) noteOrigin(d *layerDir) { u.setMark(d, markOrigins, originsAttr, "y") }
 
-// moved marks d if the object with this number, which comes into it, has an
-// origin.
-func (u *Union) moved(d *layerDir, upper uint64) {
-	if _, ok := u.origins.get(upper); ok {
+// moved marks d if n, which comes into it, has an origin. n.loc is held.
+func (u *Union) moved(d *layerDir, n *Node) {
+	if n.ino != inode(n.key.device(), n.key.ino) {
 		u.noteOrigin(d)
 	}
 }
@@ -137,15 +100,4 @@ func (u *Union) storedOrigin(d *layerDir, name string, upper uint64) (uint64, bo
 	}
 	i, ok := u.devs.known(dev)
 	return inode(i, ino), ok
-}
-
-// loadOrigin remembers what is noted at name in d, where it is about to become
-// a node.
-func (u *Union) loadOrigin(d *layerDir, name string, upper uint64) {
-	if _, ok := u.origins.get(upper); ok || d.layer != u.upper {
-		return
-	}
-	if shown, ok := u.storedOrigin(d, name, upper); ok {
-		u.origins.set(upper, shown, true)
-	}
 }

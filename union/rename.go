@@ -253,8 +253,8 @@ func (m *move) relocate(a, b *side, act func() error) error {
 	}
 	u := m.u
 	u.putAt(n, b.dir, b.name)
-	if a.dir != b.dir {
-		u.moved(b.up, n.key.ino)
+	if a.dir != b.dir && n.key.upper() {
+		u.moved(b.up, n)
 	}
 	return nil
 }

@@ -129,6 +129,18 @@ func (t *table) get(k key) *Node {
 	return nil
 }
 
+// ino returns the number shown for the node of k, if there is one.
+func (t *table) ino(k key) (uint64, bool) {
+	s := t.shard(k)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.node(&t.ids, k)
+	if n == nil {
+		return 0, false
+	}
+	return n.ino, true
+}
+
 // add enters n, which has a number, unless another node with its key is there,
 // which it returns held. If there is none and stale, which may be nil, says so,
 // it returns nil: the object has another key by now.

@@ -238,7 +238,7 @@ func (u *Union) makeRoot() error {
 	n := &Node{typ: typeOf(unix.S_IFDIR)}
 	n.setDir(newDirState(stack))
 	n.key = u.keyOf(top.layer, &st)
-	n.ino = u.dirIno(stack, &st)
+	n.ino = u.shownIno(&hit{st: st, in: top, dirs: stack}, ".")
 	n.refs.Store(math.MaxInt32) // the kernel never forgets the root
 	u.root = n
 	u.table.ids.add(n)

@@ -72,7 +72,8 @@ func (w *walker) walk(e *entry) error {
 	}
 	sort.Slice(names, func(i, j int) bool { return names[i].Name < names[j].Name })
 	for _, d := range names {
-		child, st, err := w.u.LookupStat(e.node, d.Name)
+		var st unix.Stat_t
+		child, err := w.u.LookupStat(e.node, d.Name, &st)
 		path := strings.TrimPrefix(e.path+"/"+d.Name, "/")
 		if err == unix.ENOENT {
 			continue // a live layer: it has just been removed
@@ -80,7 +81,7 @@ func (w *walker) walk(e *entry) error {
 		if err != nil {
 			return (&entry{path: path}).error(err)
 		}
-		err = w.walk(&entry{u: w.u, node: child, path: path, name: d.Name, st: *st})
+		err = w.walk(&entry{u: w.u, node: child, path: path, name: d.Name, st: st})
 		w.u.Forget(child, 1)
 		if err != nil {
 			return err

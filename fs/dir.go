@@ -107,8 +107,9 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 		if e.Name == "." || e.Name == ".." {
 			return true
 		}
-		if n, st, err := f.u.LookupStat(dir, e.Name); err == nil {
-			f.entry(plus, dir, n, st)
+		var st unix.Stat_t
+		if n, err := f.u.LookupStat(dir, e.Name, &st); err == nil {
+			f.entry(plus, dir, n, &st)
 		}
 		return true
 	})

@@ -104,7 +104,8 @@ func (f *fileSystem) cacheTime(n *union.Node) time.Duration {
 
 func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	dir := f.node(h.NodeId)
-	n, st, err := f.u.LookupStat(dir, name)
+	var st unix.Stat_t
+	n, err := f.u.LookupStat(dir, name, &st)
 	if err == unix.ENOENT {
 		// A node 0 with a time is a name that the kernel may remember as missing.
 		out.NodeId = 0
@@ -114,7 +115,7 @@ func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, ou
 	if err != nil {
 		return status(err)
 	}
-	f.entry(out, dir, n, st)
+	f.entry(out, dir, n, &st)
 	return fuse.OK
 }
 

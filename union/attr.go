@@ -214,22 +214,19 @@ func (r ref) atFlags() int {
 // chmod sets the mode of an object that is no symlink.
 func (r ref) chmod(mode uint32) error {
 	if r.name != "" {
-		return unix.Fchmodat(r.fd, r.name, mode, 0)
+		return fchmodat(r.fd, r.name, mode)
 	}
 	err := unix.Fchmod(r.fd, mode)
 	if err == unix.EBADF { // O_PATH
-		err = unix.Fchmodat(unix.AT_FDCWD, fdPath(r.fd), mode, 0)
+		err = fchmodat(unix.AT_FDCWD, fdPath(r.fd), mode)
 	}
 	return err
 }
 
 func (r ref) utimes(ts *[2]unix.Timespec) error {
-	if r.name != "" {
-		return unix.UtimesNanoAt(r.fd, r.name, ts[:], unix.AT_SYMLINK_NOFOLLOW)
-	}
-	err := unix.UtimesNanoAt(r.fd, "", ts[:], unix.AT_EMPTY_PATH)
-	if err == unix.EINVAL { // before Linux 5.8
-		err = unix.UtimesNanoAt(unix.AT_FDCWD, fdPath(r.fd), ts[:], 0)
+	err := utimensat(r.fd, r.name, ts, r.atFlags())
+	if r.name == "" && err == unix.EINVAL { // before Linux 5.8
+		err = utimensat(unix.AT_FDCWD, fdPath(r.fd), ts, 0)
 	}
 	return err
 }

@@ -18,7 +18,7 @@ func (u *Union) copyUp(n *Node, size int64) error {
 	if n.inUpper() {
 		return nil
 	}
-	defer u.copies.lock(n)()
+	defer u.copies.lock(n).unlock()
 	if n.inUpper() {
 		return nil
 	}
@@ -54,7 +54,7 @@ func (u *Union) copyUpEmpty(n *Node) error {
 	if u.upper == nil {
 		return unix.EROFS
 	}
-	defer u.copies.lock(n)()
+	defer u.copies.lock(n).unlock()
 	if n.inUpper() {
 		return nil
 	}
@@ -81,7 +81,7 @@ func (u *Union) copyUpDir(n *Node, empty bool) error {
 		up, err = u.publishDir(n, tmp, &st)
 	}
 	if err != nil {
-		unix.Unlinkat(u.workFD(), tmp, unix.AT_REMOVEDIR)
+		unlinkat(u.workFD(), tmp, unix.AT_REMOVEDIR)
 		return err
 	}
 	n.dir().upper.Store(up)
@@ -141,7 +141,7 @@ func (u *Union) publishDir(n *Node, tmp string, st *unix.Stat_t) (*layerDir, err
 	k := u.keyOf(u.upper, &now)
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		err := u.become(n, k, false, func() error {
-			return unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
+			return renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
 		})
 		if err != nil {
 			return err
@@ -321,7 +321,7 @@ func (u *Union) statBoth(n *Node, low, st *unix.Stat_t) (*layerDir, error) {
 // link, parked in the work directory.
 func (u *Union) place(n *Node, tmp string, fd int, name string, others bool) error {
 	if fd >= 0 {
-		return unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
+		return renameat2(u.workFD(), tmp, fd, name, unix.RENAME_NOREPLACE)
 	}
 	if others {
 		n.needs().parked = tmp
@@ -701,7 +701,7 @@ func (u *Union) dropWhiteouts(d *layerDir, fd int) error {
 	}
 	for _, name := range whites {
 		if err == nil {
-			err = unix.Unlinkat(fd, name, 0)
+			err = unlinkat(fd, name, 0)
 		}
 	}
 	return err

@@ -195,7 +195,7 @@ func (m *maker) prepare(name string, white bool) error {
 	case white:
 		err = m.swapIn(stage.fd, tmp, name)
 	default:
-		err = unix.Renameat2(stage.fd, tmp, m.fd, name, unix.RENAME_NOREPLACE)
+		err = renameat2(stage.fd, tmp, m.fd, name, unix.RENAME_NOREPLACE)
 	}
 	if err != nil {
 		u.removeTree(stage.fd, tmp)
@@ -205,12 +205,12 @@ func (m *maker) prepare(name string, white bool) error {
 
 func (m *maker) swapIn(stage int, tmp, name string) error {
 	if !m.isDir {
-		return unix.Renameat(stage, tmp, m.fd, name)
+		return renameat2(stage, tmp, m.fd, name, 0)
 	}
-	if err := unix.Renameat2(stage, tmp, m.fd, name, unix.RENAME_EXCHANGE); err != nil {
+	if err := renameat2(stage, tmp, m.fd, name, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	return unix.Unlinkat(stage, tmp, 0)
+	return unlinkat(stage, tmp, 0)
 }
 
 // A stage is a directory in which objects get the same group and ACL as in the
@@ -260,7 +260,7 @@ func (s stage) close(u *Union) {
 	if s.fd > 0 {
 		unix.Close(s.fd)
 	}
-	unix.Unlinkat(u.workFD(), s.name, unix.AT_REMOVEDIR)
+	unlinkat(u.workFD(), s.name, unix.AT_REMOVEDIR)
 }
 
 // made returns the node of an object that has just appeared as name in up.
@@ -480,7 +480,7 @@ func (u *Union) linkOverWhiteout(r ref, up *layerDir, fd int, name string) error
 	if err := r.link(u.workFD(), tmp); err != nil {
 		return err
 	}
-	if err := unix.Renameat(u.workFD(), tmp, fd, name); err != nil {
+	if err := renameat2(u.workFD(), tmp, fd, name, 0); err != nil {
 		u.unlinkWork(tmp)
 		return err
 	}

@@ -149,5 +149,5 @@ func (u *Union) adoptWhiteout(d *layerDir, fd int, dot string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(fd, dot, 0)
+	return unlinkat(fd, dot, 0)
 }

@@ -176,7 +176,7 @@ func (c *fdCache) closeAll() {
 // descriptors have run short.
 func (u *Union) openat(dir int, name string, flags int, mode uint32) (int, error) {
 	for tries := 0; ; {
-		fd, err := unix.Openat(dir, name, flags|unix.O_CLOEXEC, mode)
+		fd, err := openat(dir, name, flags|unix.O_CLOEXEC, mode)
 		switch {
 		case err == syscall.EINTR:
 		case (err == syscall.EMFILE || err == syscall.ENFILE) && tries == 0:

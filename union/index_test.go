@@ -70,7 +70,8 @@ func all(t *testing.T, u *Union) []string {
 			list[e.Name] = e.Ino
 		}
 		for _, name := range []string{"d", "sub", "white", "dirgone", "file", "tofile", "hidden", "w1", "w2", "a", "new", "none", strings.Repeat("n", 255), strings.Repeat("n", 256)} {
-			c, st, err := u.LookupStat(n, name)
+			var st unix.Stat_t
+			c, err := u.LookupStat(n, name, &st)
 			line := fmt.Sprintf("%s/%s: %v", path, name, err)
 			if err == nil {
 				line += fmt.Sprint(" ", st.Ino, list[name], st.Nlink, c.Type())

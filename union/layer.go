@@ -283,11 +283,3 @@ func (d *layerDir) lstat(u *Union, name string, st *unix.Stat_t) error {
 func fstat(fd int, st *unix.Stat_t) error {
 	return fstatat(fd, "", st, unix.AT_EMPTY_PATH)
 }
-
-func fstatat(fd int, name string, st *unix.Stat_t, flags int) error {
-	for {
-		if err := unix.Fstatat(fd, name, st, flags); err != unix.EINTR {
-			return err
-		}
-	}
-}

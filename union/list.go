@@ -148,6 +148,7 @@ func (u *Union) merge(d *dirState, any bool) (*listing, error) {
 	for _, at := range m.hidden {
 		m.l.remove(at)
 	}
+	m.l.clip()
 	return m.l, nil
 }
 
@@ -359,5 +360,8 @@ func namesOf(raw, buf []byte) string {
 		buf = append(buf, name[:bytes.IndexByte(name, 0)+1]...)
 		raw = raw[length:]
 	}
-	return string(buf)
+	var names strings.Builder
+	names.Grow(powerOfTwo(len(buf)))
+	names.Write(buf)
+	return names.String()
 }

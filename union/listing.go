@@ -2,6 +2,7 @@ package union
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"strings"
 )
 
@@ -20,7 +21,7 @@ type Dirent struct {
 // A directory may have millions of names, so entries are never moved, names lie
 // side by side, and the table that finds them holds nothing but positions.
 type listing struct {
-	segments [][]entry // of segmentSize each, but for the last
+	segments [][]entry // of segmentSize each, but for the last, see roomier and clip
 	size     int       // of all, with gaps
 	count    int       // of all, without
 	table    []uint32  // positions plus 1, by the hashes of names, 0 is free; made when it is needed
@@ -30,7 +31,7 @@ type listing struct {
 
 const (
 	firstCookie = 2
-	segmentSize = 256
+	segmentSize = 2048 // 32 kB, the largest size of Go's small objects
 )
 
 // An entry is a Dirent in half of its memory.
@@ -54,21 +55,40 @@ func (l *listing) at(i int) Dirent {
 
 // add gives e, whose name l does not have, the next position.
 func (l *listing) add(e Dirent) {
-	last := len(l.segments) - 1
 	if l.size%segmentSize == 0 {
 		var segment []entry
-		if last >= 0 {
+		if l.size > 0 {
 			segment = make([]entry, 0, segmentSize)
 		}
 		l.segments = append(l.segments, segment)
-		last++
 	}
+	last := len(l.segments) - 1
 	block, at := l.names.keep(e.Name)
-	l.segments[last] = append(l.segments[last], entry{e.Ino, at, block, uint8(len(e.Name)), uint8(e.Type >> typeShift)})
+	l.segments[last] = append(roomier(l.segments[last]), entry{e.Ino, at, block, uint8(len(e.Name)), uint8(e.Type >> typeShift)})
 	l.size++
 	l.count++
 	if l.table != nil {
 		l.enter(l.size - 1)
+	}
+}
+
+// roomier returns s with room for one more. Sizes are powers of two: the Go
+// runtime keeps up to 26 kB for ever for each of its size classes that was used.
+func roomier(s []entry) []entry {
+	if len(s) < cap(s) {
+		return s
+	}
+	return append(make([]entry, 0, max(2*cap(s), 4)), s...)
+}
+
+// clip gives back room at the end, if it is a quarter or more.
+func (l *listing) clip() {
+	if len(l.segments) == 0 {
+		return
+	}
+	last := &l.segments[len(l.segments)-1]
+	if len(*last) <= cap(*last)*3/4 {
+		*last = append(make([]entry, 0, len(*last)), *last...)
 	}
 }
 
@@ -183,8 +203,8 @@ type nameStore struct {
 	size   int // of all blocks
 }
 
-// The last block wastes at most a quarter; there can be enough of the largest
-// ones for 64 GiB.
+// The last block wastes at most a quarter, and blocks are powers of two, see
+// roomier; there can be enough of the largest ones for 64 GiB.
 const (
 	smallBlock = 128
 	largeBlock = 1 << 20
@@ -194,7 +214,7 @@ func (s *nameStore) keep(name string) (block uint16, at uint32) {
 	last := len(s.blocks) - 1
 	if last < 0 || s.blocks[last].Cap()-s.blocks[last].Len() < len(name) {
 		b := &strings.Builder{}
-		b.Grow(max(min(s.size/4, largeBlock), smallBlock, len(name)))
+		b.Grow(powerOfTwo(max(min(s.size/8+1, largeBlock), smallBlock, len(name))))
 		s.blocks = append(s.blocks, b)
 		s.size += b.Cap()
 		last++
@@ -204,6 +224,9 @@ func (s *nameStore) keep(name string) (block uint16, at uint32) {
 	b.WriteString(name)
 	return uint16(last), at
 }
+
+// powerOfTwo returns the lowest one that is not below n.
+func powerOfTwo(n int) int { return 1 << bits.Len(uint(n-1)) }
 
 func (s *nameStore) get(block uint16, at uint32, length uint8) string {
 	return s.blocks[block].String()[at:][:length]

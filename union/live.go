@@ -223,7 +223,7 @@ func openBeneathMount(dir int, name string, flags int) (int, error) {
 			continue
 		}
 		if err == unix.ENOSYS {
-			return unix.Openat(dir, name, flags|unix.O_CLOEXEC, 0)
+			return openat(dir, name, flags|unix.O_CLOEXEC, 0)
 		}
 		return fd, err
 	}

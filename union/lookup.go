@@ -184,29 +184,31 @@ func (u *Union) hasBelow(d *dirState, name string) (bool, error) {
 // more, which Forget gives back. Errors are those of a path walk: ENOENT,
 // ENAMETOOLONG, EACCES, EIO and so on.
 func (u *Union) Lookup(dir *Node, name string) (*Node, error) {
-	n, _, err := u.LookupStat(dir, name)
-	return n, err
+	var st unix.Stat_t
+	return u.LookupStat(dir, name, &st)
 }
 
-// LookupStat is Lookup and Getattr in one: it saves the second system call.
-func (u *Union) LookupStat(dir *Node, name string) (*Node, *unix.Stat_t, error) {
+// LookupStat is Lookup and Getattr, which fills st, in one: it saves the second
+// system call.
+func (u *Union) LookupStat(dir *Node, name string, st *unix.Stat_t) (*Node, error) {
 	if dir.dir() == nil {
-		return nil, nil, unix.ENOTDIR
+		return nil, unix.ENOTDIR
 	}
 	n, h, err := u.findNode(dir, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if n.inUpper() != (h.in.layer == u.upper) {
 		// Copied up under another name, or meanwhile.
-		if err := u.Getattr(n, &h.st); err != nil {
+		if err := u.Getattr(n, st); err != nil {
 			u.Forget(n, 1)
-			return nil, nil, err
+			return nil, err
 		}
-		return n, &h.st, nil
+		return n, nil
 	}
-	u.show(n, h.in.layer, &h.st)
-	return n, &h.st, nil
+	*st = h.st
+	u.show(n, h.in.layer, st)
+	return n, nil
 }
 
 // findNode is find, and returns the node for what was found as well, held.

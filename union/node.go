@@ -85,18 +85,17 @@ func (n *Node) setName(name string) {
 	n.nameAt, n.nameLen = unsafe.StringData(name), uint16(len(name))
 }
 
-// nodeMaker makes nodes of what is no directory, many in one piece of memory. The
+// nodeMaker makes nodes of what is no directory, many in one piece of memory: the
 // Go runtime keeps 160 bytes for ever for each 8 kB that were once in use by
-// small objects: after a million files that were walked, edited and forgotten
-// that was 2 MB. A piece lives as long as one of its nodes, so directories, which
-// the kernel forgets last, have none.
+// small objects, and for each larger one. A piece lives as long as one of its
+// nodes, so directories, which the kernel forgets last, have none.
 type nodeMaker struct {
 	mu    sync.Mutex
 	piece []Node
 }
 
-// pieceNodes fill 32 kB, the largest size of Go's small objects.
-const pieceNodes = 32 << 10 / unsafe.Sizeof(Node{})
+// pieceNodes fill 128 kB.
+const pieceNodes = 128 << 10 / unsafe.Sizeof(Node{})
 
 func (m *nodeMaker) make() *Node {
 	m.mu.Lock()

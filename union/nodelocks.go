@@ -7,33 +7,44 @@ import "sync"
 type nodeLocks struct {
 	mu    sync.Mutex // guards what follows
 	locks map[*Node]*nodeLock
+	spare *nodeLock // to be used again
 }
 
 type nodeLock struct {
-	sync.Mutex
+	mu    sync.Mutex
+	in    *nodeLocks
+	node  *Node
 	users int // who holds it or waits for it
 }
 
-// lock locks n, of which the caller has a lookup, and returns what unlocks it.
-func (l *nodeLocks) lock(n *Node) (unlock func()) {
+// lock locks n, of which the caller has a lookup, until unlock.
+func (l *nodeLocks) lock(n *Node) *nodeLock {
 	l.mu.Lock()
 	lock := l.locks[n]
 	if lock == nil {
 		if l.locks == nil {
 			l.locks = map[*Node]*nodeLock{}
 		}
-		lock = &nodeLock{}
+		if lock, l.spare = l.spare, nil; lock == nil {
+			lock = &nodeLock{in: l}
+		}
+		lock.node = n
 		l.locks[n] = lock
 	}
 	lock.users++
 	l.mu.Unlock()
-	lock.Lock()
-	return func() {
-		lock.Unlock()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if lock.users--; lock.users == 0 {
-			delete(l.locks, n)
-		}
+	lock.mu.Lock()
+	return lock
+}
+
+func (lock *nodeLock) unlock() {
+	lock.mu.Unlock()
+	l := lock.in
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if lock.users--; lock.users == 0 {
+		delete(l.locks, lock.node)
+		lock.node = nil
+		l.spare = lock
 	}
 }

@@ -2,6 +2,7 @@ package union
 
 import (
 	"fmt"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -64,7 +65,10 @@ func (u *Union) saveOrigin(dst ref, typ uint32, upper, dev, lower uint64) bool {
 	if prefix == userPrefix && typ != unix.S_IFREG && typ != unix.S_IFDIR {
 		return false
 	}
-	value := fmt.Appendf(nil, "%d %d %d", upper, dev, lower)
+	var few [64]byte
+	value := strconv.AppendUint(few[:0], upper, 10)
+	value = strconv.AppendUint(append(value, ' '), dev, 10)
+	value = strconv.AppendUint(append(value, ' '), lower, 10)
 	return dst.setxattr(prefix+originAttr, value, 0) == nil
 }
 

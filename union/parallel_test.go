@@ -240,7 +240,8 @@ func tree(t *testing.T, u *Union, dir *Node, path string) []string {
 	}
 	var all []string
 	for _, e := range ents {
-		n, st, err := u.LookupStat(dir, e.Name)
+		var st unix.Stat_t
+		n, err := u.LookupStat(dir, e.Name, &st)
 		if err != nil {
 			t.Errorf("%s/%s is listed: %v", path, e.Name, err)
 			continue

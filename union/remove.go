@@ -51,7 +51,7 @@ func (u *Union) remove(dir *Node, name string, rmdir bool) error {
 		case below:
 			return u.putWhiteout(up, pin.fd, name)
 		}
-		return unix.Unlinkat(pin.fd, name, 0)
+		return unlinkat(pin.fd, name, 0)
 	}
 	if err := u.unname(&h, dir, name, take); err != nil {
 		return err

@@ -263,7 +263,7 @@ func (m *move) relocate(a, b *side, act func() error) error {
 func (m *move) both() error {
 	err := m.relocate(&m.from, &m.to, func() error {
 		return m.relocate(&m.to, &m.from, func() error {
-			return unix.Renameat2(m.from.pin.fd, m.from.name, m.to.pin.fd, m.to.name, unix.RENAME_EXCHANGE)
+			return renameat2(m.from.pin.fd, m.from.name, m.to.pin.fd, m.to.name, unix.RENAME_EXCHANGE)
 		})
 	})
 	if err != nil {
@@ -284,10 +284,10 @@ func (m *move) replace() error {
 // one step where the file system can.
 func (m *move) renameAway(from, to string) error {
 	if !m.from.below {
-		return unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to)
+		return renameat2(m.from.pin.fd, from, m.to.pin.fd, to, 0)
 	}
 	if !m.whiteoutFiles() {
-		err := unix.Renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_WHITEOUT)
+		err := renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_WHITEOUT)
 		if !refused(err) {
 			return err
 		}
@@ -312,14 +312,14 @@ func (m *move) renameAway(from, to string) error {
 func (m *move) fileAway(from, to, white string) error {
 	work, tmp := m.u.workFD(), m.u.tmpName()
 	if unix.Linkat(m.from.pin.fd, from, work, tmp, 0) != nil { // it may have no more links
-		if err := unix.Renameat(m.from.pin.fd, from, m.to.pin.fd, to); err != nil {
+		if err := renameat2(m.from.pin.fd, from, m.to.pin.fd, to, 0); err != nil {
 			return err
 		}
-	} else if err := unix.Renameat(work, tmp, m.to.pin.fd, to); err != nil {
+	} else if err := renameat2(work, tmp, m.to.pin.fd, to, 0); err != nil {
 		m.u.unlinkWork(tmp)
 		return err
 	}
-	return unix.Renameat(work, white, m.from.pin.fd, from)
+	return renameat2(work, white, m.from.pin.fd, from, 0)
 }
 
 // dirAway is the same for a directory: meanwhile an empty one has either name.
@@ -329,14 +329,14 @@ func (m *move) dirAway(from, to, white string) error {
 			return err
 		}
 	}
-	if err := unix.Renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_EXCHANGE); err != nil {
+	if err := renameat2(m.from.pin.fd, from, m.to.pin.fd, to, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
 	work := m.u.workFD()
-	if err := unix.Renameat2(work, white, m.from.pin.fd, from, unix.RENAME_EXCHANGE); err != nil {
+	if err := renameat2(work, white, m.from.pin.fd, from, unix.RENAME_EXCHANGE); err != nil {
 		return err
 	}
-	return unix.Unlinkat(work, white, unix.AT_REMOVEDIR)
+	return unlinkat(work, white, unix.AT_REMOVEDIR)
 }
 
 // putEmptyDir makes an opaque directory of the new name, unless that has a
@@ -348,10 +348,10 @@ func (m *move) putEmptyDir(to string) error {
 		err = m.u.writeMark(fdPath(work)+"/"+tmp, opaqueAttr, "y")
 	}
 	if err == nil {
-		err = unix.Renameat(work, tmp, m.to.pin.fd, to)
+		err = renameat2(work, tmp, m.to.pin.fd, to, 0)
 	}
 	if err != nil {
-		unix.Unlinkat(work, tmp, unix.AT_REMOVEDIR)
+		unlinkat(work, tmp, unix.AT_REMOVEDIR)
 	}
 	return err
 }
@@ -383,10 +383,10 @@ func (m *move) replaceByDir() error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat2(oldFD, m.from.name, newFD, m.to.name, unix.RENAME_EXCHANGE); err != nil || m.from.below {
+	if err := renameat2(oldFD, m.from.name, newFD, m.to.name, unix.RENAME_EXCHANGE); err != nil || m.from.below {
 		return err
 	}
-	return unix.Unlinkat(oldFD, m.from.name, 0)
+	return unlinkat(oldFD, m.from.name, 0)
 }
 
 // markIfFile makes sure that a whiteout that came into d from another

@@ -32,7 +32,7 @@ func Seal(path, work string) error {
 	} else if err != nil {
 		return errs.Path(work, err)
 	}
-	defer unix.Unlinkat(s.work, sealDonor, 0)
+	defer unlinkat(s.work, sealDonor, 0)
 	if err = s.dir(ly.root); err == nil {
 		err = removeMark(path, filesAttr)
 	}
@@ -53,7 +53,7 @@ type sealer struct {
 
 // makeDonor makes the device of which the others are links.
 func (s *sealer) makeDonor() error {
-	unix.Unlinkat(s.work, sealDonor, 0)
+	unlinkat(s.work, sealDonor, 0)
 	return mknodWhiteout(s.work, sealDonor)
 }
 
@@ -114,8 +114,8 @@ func (s *sealer) replace(fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat(s.work, sealLink, fd, name); err != nil {
-		unix.Unlinkat(s.work, sealLink, 0)
+	if err := renameat2(s.work, sealLink, fd, name, 0); err != nil {
+		unlinkat(s.work, sealLink, 0)
 		return err
 	}
 	return nil

@@ -1,7 +1,6 @@
 package union
 
 import (
-	"strconv"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -16,8 +15,6 @@ type whiteouts struct {
 	files bool   // mknod(2) is refused here: write them as empty files
 	noted bool   // the upper's root says that there are such files
 }
-
-func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
 // isWhiteout reports whether the object of attributes st, name in d, says that
 // there is nothing of this name.
@@ -68,7 +65,7 @@ func (u *Union) openWork(parent int) error {
 
 func (u *Union) workFD() int { return u.work.h.Load().fd }
 
-func (u *Union) unlinkWork(name string) { unix.Unlinkat(u.workFD(), name, 0) }
+func (u *Union) unlinkWork(name string) { unlinkat(u.workFD(), name, 0) }
 
 // newWhiteout makes a whiteout in the work directory, for the directory d of
 // the upper, and returns its name there.
@@ -127,7 +124,7 @@ func mknodWhiteout(dir int, name string) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
-		unix.Unlinkat(dir, name, 0)
+		unlinkat(dir, name, 0)
 		return unix.EPERM
 	}
 	return nil
@@ -169,7 +166,7 @@ func (u *Union) putWhiteout(d *layerDir, fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat(u.workFD(), tmp, fd, name); err != nil {
+	if err := renameat2(u.workFD(), tmp, fd, name, 0); err != nil {
 		u.unlinkWork(tmp)
 		return err
 	}
@@ -183,7 +180,7 @@ func (u *Union) swapWhiteout(d *layerDir, fd int, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := unix.Renameat2(u.workFD(), tmp, fd, name, unix.RENAME_EXCHANGE); err != nil {
+	if err := renameat2(u.workFD(), tmp, fd, name, unix.RENAME_EXCHANGE); err != nil {
 		u.unlinkWork(tmp)
 		return err
 	}
@@ -193,12 +190,12 @@ func (u *Union) swapWhiteout(d *layerDir, fd int, name string) error {
 // discardDir removes the directory name in the directory with descriptor fd,
 // and the whiteouts in it, so that it vanishes at once.
 func (u *Union) discardDir(fd int, name string) error {
-	err := unix.Unlinkat(fd, name, unix.AT_REMOVEDIR)
+	err := unlinkat(fd, name, unix.AT_REMOVEDIR)
 	if err != unix.ENOTEMPTY && err != unix.EEXIST {
 		return err
 	}
 	tmp := u.tmpName()
-	if err := unix.Renameat(fd, name, u.workFD(), tmp); err != nil {
+	if err := renameat2(fd, name, u.workFD(), tmp, 0); err != nil {
 		return err
 	}
 	return u.removeTree(u.workFD(), tmp)
@@ -206,7 +203,7 @@ func (u *Union) discardDir(fd int, name string) error {
 
 // removeTree removes name below dir with all that is in it.
 func (u *Union) removeTree(dir int, name string) error {
-	err := unix.Unlinkat(dir, name, 0)
+	err := unlinkat(dir, name, 0)
 	if err != unix.EISDIR && err != unix.EPERM {
 		return err
 	}
@@ -219,7 +216,7 @@ func (u *Union) removeTree(dir int, name string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
+	return unlinkat(dir, name, unix.AT_REMOVEDIR)
 }
 
 func (u *Union) emptyDir(fd int) error {

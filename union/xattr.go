@@ -154,7 +154,7 @@ func (r ref) getxattr(name string, buf []byte) (int, error) {
 
 func (r ref) listxattr(buf []byte) (int, error) {
 	if r.name != "" {
-		return unix.Llistxattr(r.path(), buf)
+		return llistxattr(r.fd, r.name, buf)
 	}
 	n, err := unix.Flistxattr(r.fd, buf)
 	if err == unix.EBADF {
@@ -167,7 +167,7 @@ func (r ref) setxattr(name string, value []byte, flags int) error {
 	if r.name != "" {
 		return unix.Lsetxattr(r.path(), name, value, flags)
 	}
-	err := unix.Fsetxattr(r.fd, name, value, flags)
+	err := fsetxattr(r.fd, name, value, flags)
 	if err == unix.EBADF {
 		err = unix.Setxattr(r.path(), name, value, flags)
 	}

@@ -49,6 +49,11 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 	if m.Config.Upper != "" && (within(m.Config.Upper, m.Config.Work) || within(m.Config.Work, m.Config.Upper)) {
 		return fmt.Errorf("%s: upperdir and workdir must not lie in each other", m.Config.Work)
 	}
+	for _, l := range m.Config.Lowers {
+		if m.Config.Upper != "" && sameDir(l.Path, m.Config.Upper) {
+			return fmt.Errorf("%s: upperdir must not be a lowerdir, too", m.Config.Upper)
+		}
+	}
 	c := &Config{View: Host, Mountpoint: at, Verbose: verbose}
 	j, err := c.job(identity{})
 	if err != nil {
@@ -81,6 +86,12 @@ func within(dir, top string) bool {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+func sameDir(a, b string) bool {
+	x, errA := os.Stat(a)
+	y, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
 // waitForServer waits until the server has ended, and passes on to it what

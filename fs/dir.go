@@ -113,7 +113,9 @@ func (f *fileSystem) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.D
 		}
 		return true
 	})
-	dir.LookedUp(next)
+	if err == nil {
+		dir.LookedUp(next)
+	}
 	return status(err)
 }
 

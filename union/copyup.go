@@ -669,24 +669,32 @@ func (u *Union) separate(n *Node) error {
 	if err != nil {
 		return err
 	}
-	lowers := *n.dir().lowers.Load()
-	if len(lowers) == 0 {
+	if len(*n.dir().lowers.Load()) == 0 {
 		return nil
 	}
-	var st, was unix.Stat_t
-	if err := fstat(h.fd, &st); err != nil {
+	if err := u.keepNumber(n, up, h.fd); err != nil {
 		return err
 	}
-	if lowers[0].stat(u, &was) == nil {
-		u.setOrigin(n, ref{fd: h.fd}, st.Ino, was.Dev, was.Ino)
-		up.mu.Lock()
-		parent := up.parent
-		up.mu.Unlock()
-		u.noteOrigin(parent)
-	} else {
-		u.origins.set(st.Ino, n.ino)
-	}
 	n.dir().lowers.Store(&[]*layerDir{})
+	return nil
+}
+
+// keepNumber remembers which number is shown for the directory n, which lies in up,
+// with descriptor fd, and lower layers.
+func (u *Union) keepNumber(n *Node, up *layerDir, fd int) error {
+	var st, was unix.Stat_t
+	if err := fstat(fd, &st); err != nil {
+		return err
+	}
+	if (*n.dir().lowers.Load())[0].stat(u, &was) != nil {
+		u.origins.set(st.Ino, n.ino)
+		return nil
+	}
+	u.setOrigin(n, ref{fd: fd}, st.Ino, was.Dev, was.Ino)
+	up.mu.Lock()
+	parent := up.parent
+	up.mu.Unlock()
+	u.noteOrigin(parent)
 	return nil
 }
 

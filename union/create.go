@@ -265,7 +265,7 @@ func (s stage) close(u *Union) {
 
 // made returns the node of an object that has just appeared as name in up.
 func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix.Stat_t, error) {
-	h := hit{in: up}
+	h := hit{in: up, made: true}
 	if err := fstatat(fd, name, &h.st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, nil, err
 	}

@@ -33,14 +33,14 @@ func (d *dirState) ownName(name string) string {
 	return name
 }
 
-// LookedUp is told that the names of directory n before the one with this cookie
+// LookedUp is told that the names of directory n up to the one with this cookie
 // have just been looked up: what follows will be looked up next.
 func (n *Node) LookedUp(cookie uint64) {
 	d := n.dir()
 	d.listMu.Lock()
 	defer d.listMu.Unlock()
 	if l := d.list.Load(); l != nil && cookie >= firstCookie {
-		l.next = int(cookie - firstCookie)
+		l.next = int(min(cookie-firstCookie, uint64(l.size)))
 	}
 }
 
@@ -278,10 +278,22 @@ func (m *merger) settle(at int) {
 		m.settled = map[int]bool{}
 	}
 	m.settled[at] = true
-	if h, err := m.u.find(m.d, m.l.at(at).Name); err == nil && h.dirs != nil {
-		m.l.entry(at).ino = m.u.shownIno(&h, m.l.at(at).Name)
-		h.drop()
+	if ino, ok := m.found(m.l.at(at).Name); ok {
+		m.l.entry(at).ino = ino
 	}
+}
+
+// found returns the number that Lookup shows for a directory.
+func (m *merger) found(name string) (ino uint64, ok bool) {
+	h, err := m.u.find(m.d, name)
+	if err != nil || h.dirs == nil {
+		return 0, false
+	}
+	defer h.drop()
+	if ino, ok := m.u.table.ino(m.u.keyOf(h.in.layer, &h.st)); ok {
+		return ino, true
+	}
+	return m.u.shownIno(&h, name), true
 }
 
 // resolve returns the number to show for e and whether it is shown at all. It
@@ -300,6 +312,11 @@ func (m *merger) resolve(ld *layerDir, dev uint32, e *rawDirent) (ino uint64, sh
 	if ld.layer == m.u.upper {
 		if shown, ok := m.u.table.ino(keyAt(ld.layer, dev, e.ino)); ok {
 			return shown, true
+		}
+		if e.typ == unix.S_IFDIR && ld.mark(m.u)&markImpure != 0 {
+			if shown, ok := m.found(e.name); ok {
+				return shown, true
+			}
 		}
 	}
 	return m.u.ownIno(ld, e.name, dev, e.ino), true

@@ -72,13 +72,14 @@ func (l *listing) add(e Dirent) {
 	}
 }
 
-// roomier returns s with room for one more. Sizes are powers of two: the Go
-// runtime keeps up to 26 kB for ever for each of its size classes that was used.
+// roomier returns s, which is shorter than a segment, with room for one more. It
+// grows by powers of two: the Go runtime keeps up to 26 kB for ever for each of its
+// size classes that was used.
 func roomier(s []entry) []entry {
 	if len(s) < cap(s) {
 		return s
 	}
-	return append(make([]entry, 0, max(2*cap(s), 4)), s...)
+	return append(make([]entry, 0, max(powerOfTwo(len(s)+1), 4)), s...)
 }
 
 // clip gives back room at the end, if it is a quarter or more.

@@ -16,6 +16,7 @@ type hit struct {
 	dirs []*layerDir // of a directory: what merges, topmost first
 	// redirect is that of a directory in the upper layer.
 	redirect string
+	made     bool // just now, so there is nothing noted at it
 }
 
 // drop closes what has been opened of directories that are no node's.
@@ -333,7 +334,11 @@ func (u *Union) shownIno(h *hit, name string) uint64 {
 			return inode(u.devs.index(st.Dev), st.Ino)
 		}
 	}
-	return u.ownIno(h.in, name, u.devs.index(h.st.Dev), h.st.Ino)
+	dev := u.devs.index(h.st.Dev)
+	if h.made {
+		return inode(dev, h.st.Ino)
+	}
+	return u.ownIno(h.in, name, dev, h.st.Ino)
 }
 
 // ownIno is the number shown for the object ino on dev, as name in ld, which has

@@ -26,6 +26,7 @@ const (
 	redirectAttr  = "redirect"
 	kernelOrigin  = "origin"
 	metacopyAttr  = "metacopy"
+	impureAttr    = "impure" // of a directory that may hold some with an origin or a redirect
 	fuseOpaque    = "user.fuseoverlayfs.opaque"
 )
 
@@ -48,6 +49,7 @@ const (
 	markXWhiteouts // whiteouts in here are empty files with an attribute
 	markRedirect
 	markOrigins
+	markImpure
 	markDots     // whiteouts in here are names with ".wh." before them
 	marksVary    // who may not do as we may sees others
 	marksChecked // the index's names of the directory are whole
@@ -138,6 +140,8 @@ func (d *layerDir) readMarks(u *Union) uint32 {
 			m |= markRedirect
 		case originsAttr:
 			m |= markOrigins
+		case impureAttr:
+			m |= markImpure
 		}
 	}
 	if d.layer.dots {
@@ -210,9 +214,14 @@ func (u *Union) setMark(d *layerDir, mark uint32, name, value string) error {
 	if err := write(fdPath(h.fd), name, value); err != nil {
 		return err
 	}
-	if name == opaqueAttr {
-		old &^= markOpaque | markXWhiteouts
+	for { // others set other marks
+		old = d.marks.Load()
+		now := old | marksKnown
+		if name == opaqueAttr {
+			now &^= markOpaque | markXWhiteouts
+		}
+		if d.marks.CompareAndSwap(old, now|mark) {
+			return nil
+		}
 	}
-	d.marks.Store(old | marksKnown | mark)
-	return nil
 }

@@ -331,8 +331,8 @@ func (u *Union) release(n *Node) {
 		u.letGo(n)
 	}
 	if x.parked != "" {
-		u.unlinkWork(x.parked)
 		u.origins.drop(n.key.ino)
+		u.unlinkWork(x.parked)
 	}
 	d := n.dir()
 	if d == nil {

@@ -16,8 +16,8 @@ import (
 // The directory that holds the object is marked, so that those in others need
 // not be asked.
 //
-// origins are those of objects that cannot have the attribute, by their number in
-// the upper.
+// origins are those of objects that do not have the attribute, as they cannot, by
+// their number in the upper.
 type origins struct {
 	mu     sync.Mutex // guards shown
 	shown  map[uint64]uint64

@@ -118,7 +118,16 @@ func (u *Union) setRedirect(n *Node, within bool) error {
 	if len(r) > maxRedirect {
 		return unix.ENAMETOOLONG
 	}
-	if err := u.setMark(n.dir().upper.Load(), markRedirect, redirectAttr, r); err != nil {
+	up := n.dir().upper.Load()
+	h, err := up.pin(u)
+	if err != nil {
+		return err
+	}
+	defer h.unpin()
+	if err := u.keepNumber(n, up, h.fd); err != nil { // the kernel, if it made it, has noted none of ours
+		return err
+	}
+	if err := u.setMark(up, markRedirect, redirectAttr, r); err != nil {
 		return err
 	}
 	n.dir().redirect = r

@@ -98,9 +98,15 @@ func (u *Union) unname(h *hit, dir *Node, name string, take func() error) error 
 				return u.unname(&now, dir, name, take)
 			}
 		}
+		if h.in.layer != u.upper || h.st.Nlink != 1 {
+			return take()
+		}
+		// Before another object can have the number.
+		shown, ok := u.origins.get(h.st.Ino)
+		u.origins.drop(h.st.Ino)
 		err := take()
-		if err == nil && h.in.layer == u.upper && h.st.Nlink == 1 {
-			u.origins.drop(h.st.Ino)
+		if err != nil && ok {
+			u.origins.set(h.st.Ino, shown)
 		}
 		return err
 	}

@@ -120,6 +120,9 @@ func fsetxattr(fd int, name string, value []byte, flags int) error {
 
 // llistxattr is llistxattr(2) of name below the descriptor dir.
 func llistxattr(dir int, name string, buf []byte) (int, error) {
+	if strings.IndexByte(name, 0) >= 0 {
+		return 0, unix.EINVAL
+	}
 	var c cString
 	path := append(strconv.AppendInt(append(c[:0], fdDir...), int64(dir), 10), '/')
 	path = append(append(path, name...), 0) // elsewhere if it has grown

@@ -1,3 +1,5 @@
+//go:build arm64 || riscv64 || loong64
+
 package union
 
 import "golang.org/x/sys/unix"

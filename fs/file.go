@@ -171,7 +171,9 @@ func (f *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 	}
 	f.ids.aclIn(name, data)
 	n := f.node(in.NodeId)
-	if err := f.u.Setxattr(n, name, data, int(in.Flags)); err != nil || in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID == 0 {
+	// The kernel says so of default ACLs, too, which grant nothing.
+	kill := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 && name == "system.posix_acl_access"
+	if err := f.u.Setxattr(n, name, data, int(in.Flags)); err != nil || !kill {
 		return status(err)
 	}
 	var st unix.Stat_t

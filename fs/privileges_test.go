@@ -166,6 +166,12 @@ var privilegeCases = map[string]func(r *run){
 			r.stat("sgid/" + name)
 		}
 	},
+	"an ACL for who has access takes set-gid from who is not in the group": func(r *run) {
+		for _, name := range []string{"system.posix_acl_default", "system.posix_acl_access"} {
+			r.as(1000, func() { r.do(name, unix.Setxattr(r.path("sgid"), name, aclOf(5, 5), 0)) })
+			r.stat("sgid")
+		}
+	},
 	"ACLs rule": func(r *run) {
 		for _, id := range []int{1001, 1002} {
 			r.as(id, func() {

@@ -573,6 +573,9 @@ func orphanDir(path string) string {
 	}
 	merr := unix.Mkdirat(int(f.Fd()), "x", 0o755)
 	cerr := unix.Fchmod(int(f.Fd()), 0o700)
+	if cerr == unix.ENOTDIR { // what the kernel says of one that was not copied up
+		cerr = unix.ENOENT
+	}
 	n, err := unix.Getdents(int(f.Fd()), make([]byte, 4096))
 	var st unix.Stat_t
 	unix.Fstat(int(f.Fd()), &st)

@@ -70,15 +70,12 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 // within reports whether dir, an absolute path, is the directory top or lies in
 // it, as far as that can be found out.
 func within(dir, top string) bool {
-	of, err := os.Stat(top)
+	dir, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return false
 	}
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return false
-	}
 	for {
-		if info, err := os.Stat(dir); err == nil && os.SameFile(info, of) {
+		if sameDir(dir, top) {
 			return true
 		}
 		if dir == "/" {

@@ -35,53 +35,58 @@ func errno(e unix.Errno) error {
 	return e
 }
 
-// fstatat waits out signals, as some FUSE file systems are interrupted.
-func fstatat(fd int, name string, st *unix.Stat_t, flags int) error {
+// at is a system call of a descriptor, a name and numbers.
+func at(trap uintptr, fd int, name string, a, b int) (int, error) {
+	var c cString
+	p, err := c.of(name)
+	if err != nil {
+		return -1, err
+	}
+	r, _, e := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(p)), uintptr(a), uintptr(b), 0, 0)
+	return int(r), errno(e)
+}
+
+// dataAt is one of a descriptor, a name, data and numbers.
+func dataAt(trap uintptr, fd int, name string, data unsafe.Pointer, a, b int) error {
 	var c cString
 	p, err := c.of(name)
 	if err != nil {
 		return err
 	}
+	_, _, e := unix.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(p)), uintptr(data), uintptr(a), uintptr(b), 0)
+	return errno(e)
+}
+
+// fstatat waits out signals, as some FUSE file systems are interrupted.
+func fstatat(fd int, name string, st *unix.Stat_t, flags int) error {
 	for {
-		_, _, e := unix.Syscall6(sysFstatat, uintptr(fd), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(st)), uintptr(flags), 0, 0)
-		if e != unix.EINTR {
-			return errno(e)
+		if err := dataAt(sysFstatat, fd, name, unsafe.Pointer(st), flags, 0); err != unix.EINTR {
+			return err
 		}
 	}
 }
 
 // openat is open(2) of name below dir.
 func openat(dir int, name string, flags int, mode uint32) (int, error) {
-	var c cString
-	p, err := c.of(name)
-	if err != nil {
-		return -1, err
-	}
-	fd, _, e := unix.Syscall6(unix.SYS_OPENAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(flags|unix.O_LARGEFILE), uintptr(mode), 0, 0)
-	if e != 0 {
-		return -1, e
-	}
-	return int(fd), nil
+	return at(unix.SYS_OPENAT, dir, name, flags|unix.O_LARGEFILE, int(mode))
 }
 
 func fchmodat(dir int, name string, mode uint32) error {
-	var c cString
-	p, err := c.of(name)
-	if err != nil {
-		return err
-	}
-	_, _, e := unix.Syscall(unix.SYS_FCHMODAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(mode))
-	return errno(e)
+	_, err := at(unix.SYS_FCHMODAT, dir, name, int(mode), 0)
+	return err
+}
+
+func unlinkat(dir int, name string, flags int) error {
+	_, err := at(unix.SYS_UNLINKAT, dir, name, flags, 0)
+	return err
 }
 
 func utimensat(dir int, name string, ts *[2]unix.Timespec, flags int) error {
-	var c cString
-	p, err := c.of(name)
-	if err != nil {
-		return err
-	}
-	_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(ts)), uintptr(flags), 0, 0)
-	return errno(e)
+	return dataAt(unix.SYS_UTIMENSAT, dir, name, unsafe.Pointer(ts), flags, 0)
+}
+
+func fsetxattr(fd int, name string, value []byte, flags int) error {
+	return dataAt(unix.SYS_FSETXATTR, fd, name, unsafe.Pointer(unsafe.SliceData(value)), len(value), flags)
 }
 
 func renameat2(from int, name string, to int, newName string, flags uint) error {
@@ -95,26 +100,6 @@ func renameat2(from int, name string, to int, newName string, flags uint) error 
 		return err
 	}
 	_, _, e := unix.Syscall6(unix.SYS_RENAMEAT2, uintptr(from), uintptr(unsafe.Pointer(p)), uintptr(to), uintptr(unsafe.Pointer(q)), uintptr(flags), 0)
-	return errno(e)
-}
-
-func unlinkat(dir int, name string, flags int) error {
-	var c cString
-	p, err := c.of(name)
-	if err != nil {
-		return err
-	}
-	_, _, e := unix.Syscall(unix.SYS_UNLINKAT, uintptr(dir), uintptr(unsafe.Pointer(p)), uintptr(flags))
-	return errno(e)
-}
-
-func fsetxattr(fd int, name string, value []byte, flags int) error {
-	var c cString
-	p, err := c.of(name)
-	if err != nil {
-		return err
-	}
-	_, _, e := unix.Syscall6(unix.SYS_FSETXATTR, uintptr(fd), uintptr(unsafe.Pointer(p)), uintptr(unsafe.Pointer(unsafe.SliceData(value))), uintptr(len(value)), uintptr(flags), 0)
 	return errno(e)
 }
 

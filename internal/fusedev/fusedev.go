@@ -7,7 +7,7 @@
 // One goroutine at a time, the leader, reads the device and answers requests
 // itself: most take a few microseconds, less than waking another thread. It
 // polls the device for a moment before it sleeps, since most of a round trip
-// is the waking of a sleeping processor; see pause.
+// is the waking of a sleeping processor; see pause and load.
 //
 // A leader that is kept by a request hands the lead over, so that others are
 // answered meanwhile: beforehand, if the request says that it may take long, or
@@ -226,8 +226,11 @@ func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
 	}
 }
 
-// watch takes the lead from a leader that answers one request for too long.
+// watch takes the lead from a leader that answers one request for too long, and
+// looks at the load while there are requests.
 func (d *Device) watch() {
+	d.pause.load.open("/proc/loadavg")
+	defer d.pause.load.close()
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	var met uint64
@@ -240,6 +243,7 @@ func (d *Device) watch() {
 		turn := d.turn.Load()
 		if turn != met {
 			quiet = 0
+			d.pause.load.look()
 		} else if turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
 			d.handOver()
 		}

@@ -1,7 +1,6 @@
 package fusedev
 
 import (
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -10,10 +9,11 @@ import (
 // A pause is the wait for the next request. It polls before it sleeps: a round
 // trip takes 15 µs instead of 40 if the server is still awake when the request
 // comes. It does so for a short time only, and only while that mostly works: if
-// requests come later, as from programs that do other things between them or
-// have to wait for a processor, the processor is left to others.
+// requests come later, as from programs that do other things between them, or
+// all processors are busy, the processor is left to others.
 type pause struct {
 	credit int // how often it may still poll; 0: sleep at once
+	load   load
 	large  int // for how many requests one is expected that is worth a pipe
 }
 
@@ -30,8 +30,6 @@ const (
 	// need for the next ones.
 	rest = time.Second
 )
-
-var oneProcessor = runtime.NumCPU() == 1
 
 // read receives the next request into b: see Handler.Handle for what it returns.
 // ENODEV is the end.
@@ -59,7 +57,7 @@ func (p *pause) wait(fd int, b *buffers) (int, error) {
 		return n, err
 	}
 	start := time.Now()
-	if p.credit > 0 && !oneProcessor {
+	if p.credit > 0 && processors > 1 && !p.load.busy.Load() {
 		for i := 1; i%polls != 0 || time.Since(start) < pollFor; i++ {
 			if n, err = p.try(fd, b); err != unix.EAGAIN {
 				p.credit = min(p.credit+1, maxCredit)

@@ -43,7 +43,8 @@ func (n *Node) openData(write bool) *handle {
 }
 
 // openData opens the object for reading, one of the upper for writing, too.
-// A lower's access time is not touched where we may prevent it.
+// A lower's access time is not touched where we may prevent it. ESTALE says that
+// somebody changed the layer by hand, so that readers would not get what there is.
 func (r ref) openData(u *Union, upper bool) (int, error) {
 	if upper {
 		return r.open(u, unix.O_RDWR)
@@ -51,6 +52,12 @@ func (r ref) openData(u *Union, upper bool) (int, error) {
 	fd, err := r.open(u, unix.O_RDONLY|unix.O_NOATIME)
 	if err == unix.EPERM {
 		fd, err = r.open(u, unix.O_RDONLY)
+	}
+	if !r.agreesOpen(u, fd, err) {
+		if err == nil {
+			unix.Close(fd)
+		}
+		return -1, unix.ESTALE
 	}
 	return fd, err
 }

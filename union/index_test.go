@@ -1,7 +1,9 @@
 package union
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -74,7 +76,7 @@ func all(t *testing.T, u *Union) []string {
 			c, err := u.LookupStat(n, name, &st)
 			line := fmt.Sprintf("%s/%s: %v", path, name, err)
 			if err == nil {
-				line += fmt.Sprint(" ", st.Ino, list[name], st.Nlink, c.Type())
+				line += fmt.Sprint(" ", list[name], c.Type(), st)
 			}
 			lines = append(lines, line)
 		}
@@ -156,7 +158,8 @@ func TestIndexShowsTheSame(t *testing.T) {
 func TestIndexAnswers(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "d/a", "d/b", "d/sub/x")
-	u := read(t, Layer{Path: dir, Index: writeIndex(t, dir)})
+	index := writeIndex(t, dir)
+	u := read(t, Layer{Path: dir, Index: index})
 	d := walk(t, u, "d")
 	write(t, dir, "d/new")
 	if _, err := u.Lookup(d, "new"); err != unix.ENOENT {
@@ -173,13 +176,74 @@ func TestIndexAnswers(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "d/b")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.Lookup(d, "b"); err != unix.ENOENT {
+	if _, err := u.Read(walk(t, u, "d/b"), nil, 0); err != unix.ESTALE {
 		t.Errorf("a file that is gone: %v", err)
+	}
+	if _, err := u.Lookup(d, "b"); err != unix.ENOENT {
+		t.Errorf("a file that is known to be gone: %v", err)
 	}
 	walk(t, u, "d/new")
 	if got := names(t, u, walk(t, u, "d/sub")); got != "x" {
 		t.Errorf("sub: %s", got)
 	}
+	if _, err := os.Lstat(index); !os.IsNotExist(err) {
+		t.Errorf("the wrong index is still there: %v", err)
+	}
+}
+
+// TestIndexAttributes: attributes are the index's, if its owner is trusted and
+// saw owners as we do. Nobody gets the data of a file that has others.
+func TestIndexAttributes(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(t *testing.T, index string)
+		used   bool
+	}{
+		"ours":        {func(*testing.T, string) {}, true},
+		"for a group": {func(t *testing.T, index string) { check(t, os.Chmod(index, 0o620)) }, false},
+		"another's": {func(t *testing.T, index string) {
+			if err := os.Chown(index, 1, -1); err != nil {
+				t.Skip("owners cannot be given here:", err)
+			}
+		}, false},
+		"another's view": {func(t *testing.T, index string) { rewrite(t, index, 56) }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, dir, "d/a", "d/b")
+			index := writeIndex(t, dir)
+			c.change(t, index)
+			u := read(t, Layer{Path: dir, Index: index})
+			a := filepath.Join(dir, "d/a")
+			check(t, os.WriteFile(a, []byte("changed by hand"), 0))
+			var st unix.Stat_t
+			n, err := u.LookupStat(walk(t, u, "d"), "a", &st)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.Size != int64(len("changed by hand")); got != c.used {
+				t.Errorf("attributes are the index's: %v", got)
+			}
+			want := error(nil)
+			if c.used {
+				want = unix.ESTALE
+			}
+			if _, err := u.Read(n, make([]byte, 9), 0); err != want {
+				t.Errorf("read: %v", err)
+			}
+		})
+	}
+}
+
+// rewrite changes byte at of an index's header.
+func rewrite(t *testing.T, index string, at int) {
+	t.Helper()
+	data, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[at]++
+	binary.LittleEndian.PutUint32(data[12:], crc32.Checksum(data[16:64], crc32.MakeTable(crc32.Castagnoli)))
+	check(t, os.WriteFile(index, data, 0o600))
 }
 
 // TestStaleIndex: an index counts for its layer only, as it was.
@@ -237,7 +301,9 @@ func TestStaleIndex(t *testing.T) {
 			index := writeIndex(t, dir)
 			dir = change(t, dir, index)
 			u := read(t, Layer{Path: dir, Index: index})
-			walk(t, u, "d/a") // finds out about what was replaced
+			n := walk(t, u, "d/a")
+			u.Read(n, nil, 0) // finds out about what was replaced
+			u.Forget(n, 1)
 			want := all(t, read(t, Layer{Path: dir}))
 			if got := all(t, u); !slices.Equal(got, want) {
 				t.Errorf("with the index there is\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

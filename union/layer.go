@@ -1,9 +1,7 @@
 package union
 
 import (
-	"bufio"
 	"errors"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,7 +23,12 @@ type layer struct {
 	live   bool
 	mounts *mountTable                      // of a live layer
 	dev    uint32                           // the root's file system, see devices
+	device uint64                           // as st_dev
 	index  atomic.Pointer[layerindex.Index] // nil: there is none (any more)
+	// attrs: the index's attributes are as this process sees them. indexName is
+	// relative to the root.
+	attrs     bool
+	indexName string
 	// foreign: owners that our user namespace does not map are shown as root.
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
@@ -93,7 +96,7 @@ func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, errs.Path(ly.where(), err)
 	}
-	ly.dev = u.devs.index(st.Dev)
+	ly.dev, ly.device = u.devs.index(st.Dev), st.Dev
 	if l.Index != "" && !l.Live && !l.Foreign {
 		u.openIndex(ly, fd, l.Index, &st)
 	}
@@ -165,13 +168,11 @@ const overflowID = 65534
 // mapsOverflowID reports whether this user namespace maps some id to 65534, so
 // that a file can really be owned by it.
 func mapsOverflowID() bool {
-	f, err := os.Open("/proc/self/uid_map")
-	if err != nil {
+	if uidMap() == "" {
 		return true
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		w := strings.Fields(s.Text())
+	for line := range strings.Lines(uidMap()) {
+		w := strings.Fields(line)
 		if len(w) != 3 {
 			continue
 		}

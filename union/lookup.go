@@ -122,10 +122,14 @@ func (u *Union) findIn(ld *layerDir, name string, h *hit) (next string, last boo
 }
 
 // ask finds out what name in ld is, from the layer's index if that is known to
-// tell: then e is what it says, and st is filled in only if all is set, but for
-// the type.
+// tell: then e is what it says, and but for the type st is filled in only if all
+// is set.
 func (u *Union) ask(ld *layerDir, name string, all bool, st *unix.Stat_t) (e layerindex.Entry, white, known bool, err error) {
-	e, found, known := ld.indexed(u, name)
+	var attrs *unix.Stat_t
+	if all {
+		attrs = st
+	}
+	e, found, known := ld.indexed(u, name, attrs)
 	switch {
 	case !known:
 	case !found:
@@ -134,6 +138,8 @@ func (u *Union) ask(ld *layerDir, name string, all bool, st *unix.Stat_t) (e lay
 		return e, true, true, nil
 	case !all:
 		st.Mode = entryType(e)
+		return e, false, true, nil
+	case st.Mode != 0 && st.Mode&unix.S_IFMT == entryType(e):
 		return e, false, true, nil
 	}
 	err = ld.lstat(u, name, st)

@@ -1,5 +1,6 @@
 // Package layerindex reads and writes the index of a layer: what names there
-// are in each of its directories, and the names of its files that have several.
+// are in each of its directories, with their attributes, and the names of its
+// files that have several.
 // It is used as it is, and of a large one, mapped into memory, only what is
 // asked for is touched. What a layer is and what the marks mean, package union knows.
 //
@@ -8,7 +9,7 @@
 // All numbers are little-endian. The file begins with a header of 64 bytes:
 //
 //	 0  8  "plashidx"
-//	 8  4  1, the version of the format
+//	 8  4  2, the version of the format
 //	12  4  CRC-32C of the bytes 16 to 63
 //	16  8  the file's size
 //	24  8  inode number of the layer's root
@@ -18,7 +19,8 @@
 //	48  4  block of the links
 //	52  1  marks of the root directory
 //	53  1  flags, whose meaning is the user's
-//	54 10  0
+//	54  2  0
+//	56  8  whose view of owners the attributes show, which the user decides
 //
 // Blocks follow, each at the multiple of 8 bytes that is its number, and each
 // used once its sum has been checked. There is one for each directory that is
@@ -30,6 +32,7 @@
 //	 8  4  number n of entries
 //	12  4  length m of the names
 //	16 16n entries
+//	   80n attributes, in the same order; not in the block of the links
 //	   m  names
 //
 // An entry:
@@ -38,12 +41,26 @@
 //	 8  4  where its name ends in the names; it begins where the one before ends
 //	12  4  block of the directory of this name, 0 if it has none
 //
+// Attributes are those of stat(2); mode 0 says that they are not known:
+//
+//	 0  4  mode
+//	 4  4  number of links
+//	 8  4  owner
+//	12  4  group
+//	16  8  device that it stands for
+//	24  8  size
+//	32  8  blocks of 512 bytes
+//	40 24  seconds of access, modification and change
+//	64 12  and their nanoseconds
+//	76  4  size for efficient reading
+//
 // The first byte of a name is its kind: the type as in d_type of readdir(3) in
 // the lower half, the marks of a directory in the upper. In the links it is 0,
 // and the rest is a path from the layer's root, without a slash before it.
 //
 // A damaged index is noticed. A forged one can hide names, as the layer's owner
-// can anyway, but not name what is outside of the layer.
+// can anyway, and give them any attributes, so who uses these must trust its owner;
+// but it cannot name what is outside of the layer.
 package layerindex
 
 import (
@@ -55,6 +72,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,17 +104,19 @@ type Head struct {
 	Root  uint32 // the root directory's block
 	Marks uint8  // and marks
 	Flags uint8
+	View  uint64 // of owners, that the attributes show
 	links uint32
 	size  uint64
 }
 
 const (
 	magic      = "plashidx"
-	version    = 1
+	version    = 2
 	headerSize = 64
 	unit       = 8 // blocks lie at multiples of it
 	blockHead  = 16
 	entrySize  = 16
+	attrSize   = 80
 )
 
 var sums = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
@@ -114,6 +134,7 @@ func (h *Head) encode() []byte {
 	le.PutUint32(b[44:], h.Root)
 	le.PutUint32(b[48:], h.links)
 	b[52], b[53] = h.Marks, h.Flags
+	le.PutUint64(b[56:], h.View)
 	le.PutUint32(b[12:], crc32.Checksum(b[16:], sums()))
 	return b
 }
@@ -127,15 +148,19 @@ func decodeHead(b []byte) (Head, error) {
 		size: le.Uint64(b[16:]), Ino: le.Uint64(b[24:]),
 		Sec: int64(le.Uint64(b[32:])), Nsec: le.Uint32(b[40:]),
 		Root: le.Uint32(b[44:]), links: le.Uint32(b[48:]),
-		Marks: b[52], Flags: b[53],
+		Marks: b[52], Flags: b[53], View: le.Uint64(b[56:]),
 	}, nil
 }
 
 // An Index is an open one. Its methods may be called concurrently.
 type Index struct {
 	Head
-	data   []byte
-	mapped bool
+	// Owner is the owner of the file, who alone can write to it unless Shared.
+	Owner   uint32
+	Shared  bool
+	data    []byte
+	mapped  bool
+	touched atomic.Int64 // bytes, since the mapping was last let go of
 }
 
 // small is up to which size an index is read instead of mapped. For a process
@@ -152,19 +177,6 @@ func Open(dir int, name string) (*Index, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	buf := buffers.Get().(*[small]byte)
-	defer buffers.Put(buf)
-	n, err := unix.Read(fd, buf[:])
-	if err != nil {
-		return nil, err
-	}
-	if n < small {
-		return parse(slices.Clone(buf[:n]))
-	}
-	return openLarge(fd)
-}
-
-func openLarge(fd int) (*Index, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return nil, err
@@ -172,7 +184,30 @@ func openLarge(fd int) (*Index, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size < headerSize || st.Size > unit<<32 {
 		return nil, ErrDamaged
 	}
-	data, err := unix.Mmap(fd, 0, int(st.Size), unix.PROT_READ, unix.MAP_SHARED)
+	var x *Index
+	if st.Size < small {
+		x, err = openSmall(fd)
+	} else {
+		x, err = openLarge(fd, int(st.Size))
+	}
+	if err == nil {
+		x.Owner, x.Shared = st.Uid, st.Mode&0o022 != 0
+	}
+	return x, err
+}
+
+func openSmall(fd int) (*Index, error) {
+	buf := buffers.Get().(*[small]byte)
+	defer buffers.Put(buf)
+	n, err := unix.Read(fd, buf[:])
+	if err != nil {
+		return nil, err
+	}
+	return parse(slices.Clone(buf[:n]))
+}
+
+func openLarge(fd, size int) (*Index, error) {
+	data, err := unix.Mmap(fd, 0, size, unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
 		return nil, err
 	}
@@ -219,32 +254,53 @@ func caught(was bool, err *error) {
 	}
 }
 
+// touch lets go of a mapping of which much has been used. It stays in the kernel's
+// cache, so that costs little, and a process that has seen a million files is not
+// 100 MB larger for them.
+func (x *Index) touch(bytes int) {
+	const much = 4 << 20
+	if x.mapped && x.touched.Add(int64(bytes)) > much {
+		x.touched.Store(0)
+		unix.Madvise(x.data, unix.MADV_DONTNEED)
+	}
+}
+
 // A block is a checked one.
 type block struct {
 	n       int
 	entries []byte
+	attrs   []byte // empty in that of the links
 	names   []byte
 }
 
-// block returns the block of this number; check says whether its sum is to be
-// compared.
-func (x *Index) block(number uint32, check bool) (b block, err error) {
+// block returns the block of this number, with attributes of so many bytes; check
+// says whether its sum is to be compared.
+func (x *Index) block(number uint32, attrSize uint64, check bool) (b block, err error) {
 	start, size := uint64(number)*unit, uint64(len(x.data))
 	if start < headerSize || start > size || size-start < blockHead {
 		return b, ErrDamaged
 	}
 	data := x.data[start:]
 	n, m := uint64(le.Uint32(data[8:])), uint64(le.Uint32(data[12:]))
-	length := blockHead + entrySize*n + m
+	length := blockHead + (entrySize+attrSize)*n + m
 	if length > uint64(len(data)) || le.Uint32(data[4:]) != number {
 		return b, ErrDamaged
 	}
 	data = data[:length]
-	if check && crc32.Checksum(data[4:], sums()) != le.Uint32(data) {
-		return b, ErrDamaged
+	if check {
+		x.touch(len(data))
+		if crc32.Checksum(data[4:], sums()) != le.Uint32(data) {
+			return b, ErrDamaged
+		}
 	}
-	names := blockHead + entrySize*n
-	return block{int(n), data[blockHead:names], data[names:]}, nil
+	attrs := blockHead + entrySize*n
+	names := attrs + attrSize*n
+	return block{int(n), data[blockHead:attrs], data[attrs:names], data[names:]}, nil
+}
+
+// directory returns the block of a directory.
+func (x *Index) directory(number uint32, check bool) (block, error) {
+	return x.block(number, attrSize, check)
 }
 
 // entry returns an entry, and its name with the kind before it.
@@ -268,14 +324,15 @@ func entryOf(ino uint64, child uint32, kind byte) Entry {
 // take that for granted: a block that is not gives them wrong results.
 func (x *Index) Check(dir uint32) (err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	_, err = x.block(dir, true)
+	_, err = x.directory(dir, true)
 	return err
 }
 
-// Find searches name in the directory with block dir.
-func (x *Index) Find(dir uint32, name string) (e Entry, found bool, err error) {
+// Find searches name in the directory with block dir. If st is not nil it gets the
+// attributes, all but the device, or if they are not known stays as it is.
+func (x *Index) Find(dir uint32, name string, st *unix.Stat_t) (e Entry, found bool, err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	b, err := x.block(dir, false)
+	b, err := x.directory(dir, false)
 	if err != nil {
 		return e, false, err
 	}
@@ -287,6 +344,10 @@ func (x *Index) Find(dir uint32, name string) (e Entry, found bool, err error) {
 		}
 		switch {
 		case string(have[1:]) == name:
+			if st != nil {
+				x.touch(entrySize + attrSize + len(have))
+				getAttr(b.attrs[attrSize*i:], ino, st)
+			}
 			return entryOf(ino, child, have[0]), true, nil
 		case string(have[1:]) < name:
 			lo = i + 1
@@ -300,7 +361,7 @@ func (x *Index) Find(dir uint32, name string) (e Entry, found bool, err error) {
 // Len returns the number of names in the directory with block dir.
 func (x *Index) Len(dir uint32) (n int, err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	b, err := x.block(dir, false)
+	b, err := x.directory(dir, false)
 	return b.n, err
 }
 
@@ -309,7 +370,7 @@ func (x *Index) Len(dir uint32) (n int, err error) {
 // call.
 func (x *Index) All(dir uint32, f func(name []byte, e Entry)) (err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	b, err := x.block(dir, false)
+	b, err := x.directory(dir, false)
 	if err != nil {
 		return err
 	}
@@ -341,7 +402,7 @@ func isName(name []byte) bool {
 // it has several.
 func (x *Index) Links(ino uint64) (paths []string, err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	b, err := x.block(x.links, true)
+	b, err := x.block(x.links, 0, true)
 	if err != nil {
 		return nil, err
 	}

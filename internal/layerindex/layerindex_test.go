@@ -13,7 +13,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func file(name string, ino uint64) Named { return Named{name, Entry{Ino: ino, Type: unix.DT_REG}} }
+func file(name string, ino uint64) Named {
+	return Named{Name: name, Entry: Entry{Ino: ino, Type: unix.DT_REG}, Stat: attributes(ino)}
+}
+
+// named is an entry whose attributes are not known.
+func named(name string, e Entry) Named { return Named{Name: name, Entry: e} }
+
+// attributes returns some of the object ino, each with another number.
+func attributes(ino uint64) unix.Stat_t {
+	st := unix.Stat_t{
+		Ino: ino, Mode: unix.S_IFREG | 0o4751, Uid: 1, Gid: 1<<32 - 2, Rdev: 1<<40 + 3, Size: 1<<50 + int64(ino), Blocks: 4,
+		Atim: unix.Timespec{Sec: -5, Nsec: 6}, Mtim: unix.Timespec{Sec: 1 << 34, Nsec: 7}, Ctim: unix.Timespec{Sec: 8, Nsec: 999_999_999},
+	}
+	setNumber(&st.Nlink, 9)
+	setNumber(&st.Blksize, 10)
+	return st
+}
 
 // write writes an index of a small layer and returns its path:
 //
@@ -39,13 +55,13 @@ func write(t testing.TB) string {
 		}
 		return block
 	}
-	dBlock := check(w.WriteDir(d, []Named{{"s", Entry{Ino: 12, Type: unix.DT_LNK}}, {"e", Entry{Ino: 21, Type: TypeDir}}, file("a", 10)}))
+	dBlock := check(w.WriteDir(d, []Named{named("s", Entry{Ino: 12, Type: unix.DT_LNK}), named("e", Entry{Ino: 21, Type: TypeDir}), file("a", 10)}))
 	emptyBlock := check(w.WriteDir(empty, nil))
-	h := Head{Ino: 2, Sec: -1, Nsec: 999, Marks: 3, Flags: 7}
+	h := Head{Ino: 2, Sec: -1, Nsec: 999, Marks: 3, Flags: 7, View: 1 << 60}
 	h.Root = check(w.WriteDir(root, []Named{
-		{"gone", Entry{Type: TypeWhiteout}}, file("b", 11), file("a", 10),
-		{"d", Entry{Ino: 20, Type: TypeDir, Marks: 5, Block: dBlock}},
-		{"empty", Entry{Ino: 22, Type: TypeDir, Block: emptyBlock}},
+		named("gone", Entry{Type: TypeWhiteout}), file("b", 11), file("a", 10),
+		named("d", Entry{Ino: 20, Type: TypeDir, Marks: 5, Block: dBlock}),
+		named("empty", Entry{Ino: 22, Type: TypeDir, Block: emptyBlock}),
 	}))
 	if err := w.Finish(h); err != nil {
 		t.Fatal(err)
@@ -74,26 +90,33 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	x := open(t, path)
-	if x.Ino != 77 || x.Sec != 5 || x.Nsec != 6 || x.Marks != 3 || x.Flags != 7 {
+	if x.Ino != 77 || x.Sec != 5 || x.Nsec != 6 || x.Marks != 3 || x.Flags != 7 || x.View != 1<<60 {
 		t.Errorf("head: %+v", x.Head)
 	}
 	if err := x.Check(x.Root); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"", "A", "aa", "c", "zz"} {
-		if _, found, err := x.Find(x.Root, name); found || err != nil {
+		if _, found, err := x.Find(x.Root, name, nil); found || err != nil {
 			t.Errorf("%q: %v, %v", name, found, err)
 		}
 	}
-	if e, found, err := x.Find(x.Root, "gone"); !found || err != nil || e.Type != TypeWhiteout {
+	if e, found, err := x.Find(x.Root, "gone", nil); !found || err != nil || e.Type != TypeWhiteout {
 		t.Errorf("gone: %+v, %v, %v", e, found, err)
 	}
-	d, found, err := x.Find(x.Root, "d")
+	d, found, err := x.Find(x.Root, "d", nil)
 	if !found || err != nil || d.Ino != 20 || d.Type != TypeDir || d.Marks != 5 {
 		t.Fatalf("d: %+v, %v, %v", d, found, err)
 	}
 	if err := x.Check(d.Block); err != nil {
 		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if _, _, err := x.Find(d.Block, "a", &st); err != nil || st != attributes(10) {
+		t.Errorf("attributes of d/a: %+v, %v", st, err)
+	}
+	if _, _, err := x.Find(d.Block, "s", &st); err != nil || st != attributes(10) {
+		t.Errorf("attributes that are not known: %+v, %v", st, err)
 	}
 	list, err := names(x, d.Block)
 	want := []string{"a{10 8 0 0}", "e{21 4 0 0}", "s{12 10 0 0}"}
@@ -185,12 +208,16 @@ func TestCutWhileMapped(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	x, err := openLarge(fd)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, err := openLarge(fd, int(info.Size()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	if _, found, err := x.Find(x.Root, "a"); !found || err != nil {
+	if _, found, err := x.Find(x.Root, "a", nil); !found || err != nil {
 		t.Fatalf("Find: %v, %v", found, err)
 	}
 	if err := os.Truncate(path, 0); err != nil {
@@ -199,7 +226,7 @@ func TestCutWhileMapped(t *testing.T) {
 	if err := x.Check(x.Root); err != ErrDamaged {
 		t.Errorf("Check: %v", err)
 	}
-	if _, _, err := x.Find(x.Root, "a"); err != ErrDamaged {
+	if _, _, err := x.Find(x.Root, "a", nil); err != ErrDamaged {
 		t.Errorf("Find: %v", err)
 	}
 	if _, err := names(x, x.Root); err != ErrDamaged {
@@ -250,7 +277,8 @@ func FuzzIndex(f *testing.F) {
 			repair(x, block)
 			x.Check(block)
 			x.Len(block)
-			x.Find(block, name)
+			var st unix.Stat_t
+			x.Find(block, name, &st)
 			x.All(block, func(name []byte, e Entry) {
 				if n := string(name); n == "." || n == ".." || n == "" || strings.ContainsAny(n, "/\x00") {
 					t.Errorf("a name %q", n)
@@ -273,10 +301,14 @@ func repair(x *Index, number uint32) {
 		return
 	}
 	le.PutUint32(x.data[start+4:], number)
-	b, err := x.block(number, false)
+	var attrs uint64 = attrSize
+	if number == x.links {
+		attrs = 0
+	}
+	b, err := x.block(number, attrs, false)
 	if err != nil {
 		return
 	}
-	end := start + blockHead + uint64(len(b.entries)+len(b.names))
+	end := start + blockHead + uint64(len(b.entries)+len(b.attrs)+len(b.names))
 	le.PutUint32(x.data[start:], crc32.Checksum(x.data[start+4:end], sums()))
 }

@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Named is an entry with its name.
+// A Named is an entry with its name and attributes, if these are known.
 type Named struct {
 	Name string
 	Entry
+	Stat unix.Stat_t
 }
 
 // A Writer writes an index. A directory is written after those in it.
@@ -65,18 +66,19 @@ func (w *Writer) WriteDir(dir int, entries []Named) (uint32, error) {
 			w.files = append(w.files, writtenFile{e.Ino, int32(dir), uint32(i)})
 		}
 	}
-	block, err := w.write(entries)
+	block, err := w.write(entries, attrSize)
 	w.dirs[dir].block = block
 	return block, err
 }
 
-// write writes a block.
-func (w *Writer) write(entries []Named) (uint32, error) {
+// write writes a block, with attributes of so many bytes.
+func (w *Writer) write(entries []Named, attrSize int) (uint32, error) {
 	names := 0
 	for _, e := range entries {
 		names += 1 + len(e.Name)
 	}
-	length := blockHead + entrySize*len(entries) + names
+	attrs := blockHead + entrySize*len(entries)
+	length := attrs + attrSize*len(entries) + names
 	padded := (length + unit - 1) / unit * unit
 	if uint64(w.block)+uint64(padded)/unit > math.MaxUint32 || uint64(names) > math.MaxUint32 {
 		return 0, unix.EFBIG
@@ -87,7 +89,7 @@ func (w *Writer) write(entries []Named) (uint32, error) {
 	le.PutUint32(b[4:], w.block)
 	le.PutUint32(b[8:], uint32(len(entries)))
 	le.PutUint32(b[12:], uint32(names))
-	area, end := b[blockHead+entrySize*len(entries):], 0
+	area, end := b[attrs+attrSize*len(entries):], 0
 	for i, e := range entries {
 		area[end] = e.Type&15 | e.Marks<<4
 		end += 1 + copy(area[end+1:], e.Name)
@@ -95,6 +97,9 @@ func (w *Writer) write(entries []Named) (uint32, error) {
 		le.PutUint64(at, e.Ino)
 		le.PutUint32(at[8:], uint32(end))
 		le.PutUint32(at[12:], e.Block)
+		if attrSize > 0 {
+			putAttr(b[attrs+attrSize*i:], &e.Stat)
+		}
 	}
 	le.PutUint32(b, crc32.Checksum(b[4:length], sums()))
 	block := w.block
@@ -113,7 +118,7 @@ func (w *Writer) Finish(h Head) error {
 	if err != nil {
 		return err
 	}
-	if h.links, err = w.write(links); err != nil {
+	if h.links, err = w.write(links, 0); err != nil {
 		return err
 	}
 	if err := w.out.Flush(); err != nil {
@@ -137,7 +142,7 @@ func (w *Writer) links() ([]Named, error) {
 		if err != nil {
 			return nil, err
 		}
-		links = append(links, Named{w.path(int(f.dir), name), Entry{Ino: f.ino}})
+		links = append(links, Named{Name: w.path(int(f.dir), name), Entry: Entry{Ino: f.ino}})
 	}
 	slices.SortFunc(links, func(a, b Named) int {
 		return cmp.Or(cmp.Compare(a.Ino, b.Ino), strings.Compare(a.Name, b.Name))
@@ -152,7 +157,7 @@ func (w *Writer) nameOf(f writtenFile) (string, error) {
 	if _, err := w.file.ReadAt(head[:], start); err != nil {
 		return "", err
 	}
-	names := start + blockHead + entrySize*int64(le.Uint32(head[8:]))
+	names := start + blockHead + (entrySize+attrSize)*int64(le.Uint32(head[8:]))
 	var ends [2]uint32
 	for k := range ends {
 		if i := int64(f.entry) + int64(k) - 1; i >= 0 {

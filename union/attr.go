@@ -19,7 +19,7 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	}
 	r.done()
 	if err != nil {
-		return err
+		return u.lost(r.d, err)
 	}
 	u.show(n, l, st)
 	return nil
@@ -249,7 +249,7 @@ func (u *Union) Readlink(n *Node) (string, error) {
 		k, err = pread(fd, buf, 0)
 	}
 	if err != nil {
-		return "", err
+		return "", u.lost(r.d, err)
 	}
 	return string(buf[:k]), nil
 }

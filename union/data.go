@@ -43,8 +43,7 @@ func (n *Node) openData(write bool) *handle {
 }
 
 // openData opens the object for reading, one of the upper for writing, too.
-// A lower's access time is not touched where we may prevent it. ESTALE says that
-// somebody changed the layer by hand, so that readers would not get what there is.
+// A lower's access time is not touched where we may prevent it. ESTALE: see verify.
 func (r ref) openData(u *Union, upper bool) (int, error) {
 	if upper {
 		return r.open(u, unix.O_RDWR)
@@ -53,13 +52,13 @@ func (r ref) openData(u *Union, upper bool) (int, error) {
 	if err == unix.EPERM {
 		fd, err = r.open(u, unix.O_RDONLY)
 	}
-	if !r.agreesOpen(u, fd, err) {
+	if e := r.verify(u, fd, err); e != nil {
 		if err == nil {
 			unix.Close(fd)
 		}
-		return -1, unix.ESTALE
+		return -1, e
 	}
-	return fd, err
+	return fd, nil
 }
 
 // Open returns a descriptor of its own for reading the regular file n as it

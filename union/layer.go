@@ -25,10 +25,10 @@ type layer struct {
 	dev    uint32                           // the root's file system, see devices
 	device uint64                           // as st_dev
 	index  atomic.Pointer[layerindex.Index] // nil: there is none (any more)
-	// attrs: the index's attributes are as this process sees them. indexName is
-	// relative to the root.
-	attrs     bool
-	indexName string
+	// attrs is the index, also after it was given up, if its attributes are as this
+	// process sees them; nil if not.
+	attrs     *layerindex.Index
+	indexName string // relative to the root
 	// foreign: owners that our user namespace does not map are shown as root.
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
@@ -168,10 +168,10 @@ const overflowID = 65534
 // mapsOverflowID reports whether this user namespace maps some id to 65534, so
 // that a file can really be owned by it.
 func mapsOverflowID() bool {
-	if uidMap() == "" {
+	if len(idMaps().uid) == 0 {
 		return true
 	}
-	for line := range strings.Lines(uidMap()) {
+	for line := range strings.Lines(string(idMaps().uid)) {
 		w := strings.Fields(line)
 		if len(w) != 3 {
 			continue

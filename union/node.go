@@ -367,7 +367,7 @@ func (u *Union) ref(n *Node) (ref, error) {
 		}
 		h, err := d.pin(u)
 		if err != nil {
-			return ref{}, err
+			return ref{}, u.lost(d, err)
 		}
 		return ref{fd: h.fd, pin: h, d: d}, nil
 	}
@@ -399,7 +399,7 @@ func (u *Union) refLocked(n *Node) (ref, error) {
 	}
 	h, err := d.pin(u)
 	if err != nil {
-		return ref{}, err
+		return ref{}, u.lost(d, err)
 	}
 	return ref{fd: h.fd, name: name, pin: h, d: d}, nil
 }

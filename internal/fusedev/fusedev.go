@@ -229,7 +229,7 @@ func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
 // watch takes the lead from a leader that answers one request for too long, and
 // looks at the load while there are requests.
 func (d *Device) watch() {
-	d.pause.load.open("/proc/loadavg")
+	d.pause.load.open("/proc/loadavg", unix.PROC_SUPER_MAGIC)
 	defer d.pause.load.close()
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
@@ -243,7 +243,9 @@ func (d *Device) watch() {
 		turn := d.turn.Load()
 		if turn != met {
 			quiet = 0
-			d.pause.load.look()
+			if processors > 1 { // else nobody polls
+				d.pause.load.look()
+			}
 		} else if turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
 			d.handOver()
 		}

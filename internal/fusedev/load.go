@@ -19,9 +19,9 @@ import (
 //
 // It counts what runs or wants to, every tick, in /proc/loadavg; see proc(5).
 // That is about the whole machine: who may only use a few of its processors is
-// taken to be on a busy one sooner.
+// taken to be on a busy one sooner. Programs of low priority count, too.
 type load struct {
-	fd      int // of /proc/loadavg; -1: there is none
+	fd      int // of /proc/loadavg; -1: it is not to be had
 	ticks   int
 	running int // sum of these ticks
 	busy    atomic.Bool
@@ -39,11 +39,20 @@ const (
 
 var processors = runtime.NumCPU()
 
-func (l *load) open(path string) {
-	var err error
-	if l.fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
-		l.fd = -1
+// open opens a file of this file system: one of lxcfs, which is a container's and
+// not the machine's, would have to be asked for by requests, too.
+func (l *load) open(path string, fileSystem int64) {
+	l.fd = -1
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
 	}
+	var st unix.Statfs_t
+	if unix.Fstatfs(fd, &st) != nil || int64(st.Type) != fileSystem {
+		unix.Close(fd)
+		return
+	}
+	l.fd = fd
 }
 
 func (l *load) close() {
@@ -54,6 +63,9 @@ func (l *load) close() {
 
 // look takes one more tick into account.
 func (l *load) look() {
+	if l.fd < 0 {
+		return
+	}
 	n, ok := l.count()
 	if !ok {
 		return

@@ -273,16 +273,21 @@ type block struct {
 	names   []byte
 }
 
-// block returns the block of this number, with attributes of so many bytes; check
-// says whether its sum is to be compared.
-func (x *Index) block(number uint32, attrSize uint64, check bool) (b block, err error) {
+// block returns the block of this number, that of the links without attributes;
+// check says whether its sum is to be compared.
+func (x *Index) block(number uint32, withAttrs, check bool) (b block, err error) {
 	start, size := uint64(number)*unit, uint64(len(x.data))
 	if start < headerSize || start > size || size-start < blockHead {
 		return b, ErrDamaged
 	}
 	data := x.data[start:]
 	n, m := uint64(le.Uint32(data[8:])), uint64(le.Uint32(data[12:]))
-	length := blockHead + (entrySize+attrSize)*n + m
+	attrs := blockHead + entrySize*n
+	names := attrs
+	if withAttrs {
+		names += attrSize * n
+	}
+	length := names + m
 	if length > uint64(len(data)) || le.Uint32(data[4:]) != number {
 		return b, ErrDamaged
 	}
@@ -293,14 +298,12 @@ func (x *Index) block(number uint32, attrSize uint64, check bool) (b block, err 
 			return b, ErrDamaged
 		}
 	}
-	attrs := blockHead + entrySize*n
-	names := attrs + attrSize*n
 	return block{int(n), data[blockHead:attrs], data[attrs:names], data[names:]}, nil
 }
 
 // directory returns the block of a directory.
 func (x *Index) directory(number uint32, check bool) (block, error) {
-	return x.block(number, attrSize, check)
+	return x.block(number, true, check)
 }
 
 // entry returns an entry, and its name with the kind before it.
@@ -402,7 +405,7 @@ func isName(name []byte) bool {
 // it has several.
 func (x *Index) Links(ino uint64) (paths []string, err error) {
 	defer caught(debug.SetPanicOnFault(true), &err)
-	b, err := x.block(x.links, 0, true)
+	b, err := x.block(x.links, false, true)
 	if err != nil {
 		return nil, err
 	}

@@ -14,7 +14,8 @@ import (
 )
 
 func file(name string, ino uint64) Named {
-	return Named{Name: name, Entry: Entry{Ino: ino, Type: unix.DT_REG}, Stat: attributes(ino)}
+	st := attributes(ino)
+	return Named{Name: name, Entry: Entry{Ino: ino, Type: unix.DT_REG}, Stat: &st}
 }
 
 // named is an entry whose attributes are not known.
@@ -301,11 +302,7 @@ func repair(x *Index, number uint32) {
 		return
 	}
 	le.PutUint32(x.data[start+4:], number)
-	var attrs uint64 = attrSize
-	if number == x.links {
-		attrs = 0
-	}
-	b, err := x.block(number, attrs, false)
+	b, err := x.block(number, number != x.links, false)
 	if err != nil {
 		return
 	}

@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Named is an entry with its name and attributes, if these are known.
+// A Named is an entry with its name and attributes, nil if these are not known.
 type Named struct {
 	Name string
 	Entry
-	Stat unix.Stat_t
+	Stat *unix.Stat_t
 }
 
 // A Writer writes an index. A directory is written after those in it.
@@ -66,19 +66,23 @@ func (w *Writer) WriteDir(dir int, entries []Named) (uint32, error) {
 			w.files = append(w.files, writtenFile{e.Ino, int32(dir), uint32(i)})
 		}
 	}
-	block, err := w.write(entries, attrSize)
+	block, err := w.write(entries, true)
 	w.dirs[dir].block = block
 	return block, err
 }
 
-// write writes a block, with attributes of so many bytes.
-func (w *Writer) write(entries []Named, attrSize int) (uint32, error) {
+// write writes a block, one without attributes for the links.
+func (w *Writer) write(entries []Named, withAttrs bool) (uint32, error) {
 	names := 0
 	for _, e := range entries {
 		names += 1 + len(e.Name)
 	}
 	attrs := blockHead + entrySize*len(entries)
-	length := attrs + attrSize*len(entries) + names
+	start := attrs
+	if withAttrs {
+		start += attrSize * len(entries)
+	}
+	length := start + names
 	padded := (length + unit - 1) / unit * unit
 	if uint64(w.block)+uint64(padded)/unit > math.MaxUint32 || uint64(names) > math.MaxUint32 {
 		return 0, unix.EFBIG
@@ -89,7 +93,7 @@ func (w *Writer) write(entries []Named, attrSize int) (uint32, error) {
 	le.PutUint32(b[4:], w.block)
 	le.PutUint32(b[8:], uint32(len(entries)))
 	le.PutUint32(b[12:], uint32(names))
-	area, end := b[attrs+attrSize*len(entries):], 0
+	area, end := b[start:], 0
 	for i, e := range entries {
 		area[end] = e.Type&15 | e.Marks<<4
 		end += 1 + copy(area[end+1:], e.Name)
@@ -97,8 +101,8 @@ func (w *Writer) write(entries []Named, attrSize int) (uint32, error) {
 		le.PutUint64(at, e.Ino)
 		le.PutUint32(at[8:], uint32(end))
 		le.PutUint32(at[12:], e.Block)
-		if attrSize > 0 {
-			putAttr(b[attrs+attrSize*i:], &e.Stat)
+		if withAttrs && e.Stat != nil {
+			putAttr(b[attrs+attrSize*i:], e.Stat)
 		}
 	}
 	le.PutUint32(b, crc32.Checksum(b[4:length], sums()))
@@ -118,7 +122,7 @@ func (w *Writer) Finish(h Head) error {
 	if err != nil {
 		return err
 	}
-	if h.links, err = w.write(links, 0); err != nil {
+	if h.links, err = w.write(links, false); err != nil {
 		return err
 	}
 	if err := w.out.Flush(); err != nil {

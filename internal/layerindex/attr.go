@@ -1,9 +1,23 @@
 package layerindex
 
-import "golang.org/x/sys/unix"
+import (
+	"hash/crc32"
 
-// putAttr writes the attributes in st to b.
+	"golang.org/x/sys/unix"
+)
+
+// attrSum is where the sum of attributes is.
+const attrSum = attrSize - 4
+
+// putAttr writes the attributes in st to b, with their sum; nil: they are not known.
 func putAttr(b []byte, st *unix.Stat_t) {
+	if st != nil {
+		putStat(b, st)
+	}
+	le.PutUint32(b[attrSum:], crc32.Checksum(b[:attrSum], sums()))
+}
+
+func putStat(b []byte, st *unix.Stat_t) {
 	le.PutUint32(b, st.Mode)
 	le.PutUint32(b[4:], uint32(st.Nlink))
 	le.PutUint32(b[8:], st.Uid)
@@ -18,11 +32,15 @@ func putAttr(b []byte, st *unix.Stat_t) {
 	le.PutUint32(b[76:], uint32(st.Blksize))
 }
 
-// getAttr fills st with the attributes in b of the object ino, if they are known.
-func getAttr(b []byte, ino uint64, st *unix.Stat_t) {
+// getAttr fills st with the attributes in b of the object ino, if they are known. It
+// returns false if they are damaged.
+func getAttr(b []byte, ino uint64, st *unix.Stat_t) bool {
+	if le.Uint32(b[attrSum:]) != crc32.Checksum(b[:attrSum], sums()) {
+		return false
+	}
 	mode := le.Uint32(b)
 	if mode == 0 {
-		return
+		return true
 	}
 	st.Ino, st.Mode = ino, mode
 	setNumber(&st.Nlink, le.Uint32(b[4:]))
@@ -33,6 +51,7 @@ func getAttr(b []byte, ino uint64, st *unix.Stat_t) {
 		t.Sec, t.Nsec = int64(le.Uint64(b[40+8*i:])), int64(le.Uint32(b[64+4*i:]))
 	}
 	setNumber(&st.Blksize, le.Uint32(b[76:]))
+	return true
 }
 
 // setNumber sets a number whose size is another on each architecture.

@@ -27,13 +27,13 @@
 // indexed, its entries ascending by name, and one for the links, its entries
 // ascending by inode number:
 //
-//	 0  4  CRC-32C of all that follows
+//	 0  4  CRC-32C of all that follows up to the attributes
 //	 4  4  the block's own number
 //	 8  4  number n of entries
 //	12  4  length m of the names
 //	16 16n entries
-//	   80n attributes, in the same order; not in the block of the links
 //	   m  names
+//	   84n attributes, in the same order; not in the block of the links
 //
 // An entry:
 //
@@ -53,6 +53,7 @@
 //	40 24  seconds of access, modification and change
 //	64 12  and their nanoseconds
 //	76  4  size for efficient reading
+//	80  4  CRC-32C of these, so that one file's can be used without those of all
 //
 // The first byte of a name is its kind: the type as in d_type of readdir(3) in
 // the lower half, the marks of a directory in the upper. In the links it is 0,
@@ -116,7 +117,7 @@ const (
 	unit       = 8 // blocks lie at multiples of it
 	blockHead  = 16
 	entrySize  = 16
-	attrSize   = 80
+	attrSize   = 84
 )
 
 var sums = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
@@ -269,8 +270,8 @@ func (x *Index) touch(bytes int) {
 type block struct {
 	n       int
 	entries []byte
-	attrs   []byte // empty in that of the links
 	names   []byte
+	attrs   []byte // empty in that of the links; not checked
 }
 
 // block returns the block of this number, that of the links without attributes;
@@ -282,23 +283,23 @@ func (x *Index) block(number uint32, withAttrs, check bool) (b block, err error)
 	}
 	data := x.data[start:]
 	n, m := uint64(le.Uint32(data[8:])), uint64(le.Uint32(data[12:]))
-	attrs := blockHead + entrySize*n
-	names := attrs
+	names := blockHead + entrySize*n
+	summed := names + m
+	length := summed
 	if withAttrs {
-		names += attrSize * n
+		length += attrSize * n
 	}
-	length := names + m
 	if length > uint64(len(data)) || le.Uint32(data[4:]) != number {
 		return b, ErrDamaged
 	}
 	data = data[:length]
 	if check {
-		x.touch(len(data))
-		if crc32.Checksum(data[4:], sums()) != le.Uint32(data) {
+		x.touch(int(summed))
+		if crc32.Checksum(data[4:summed], sums()) != le.Uint32(data) {
 			return b, ErrDamaged
 		}
 	}
-	return block{int(n), data[blockHead:attrs], data[attrs:names], data[names:]}, nil
+	return block{int(n), data[blockHead:names], data[names:summed], data[summed:]}, nil
 }
 
 // directory returns the block of a directory.
@@ -349,7 +350,9 @@ func (x *Index) Find(dir uint32, name string, st *unix.Stat_t) (e Entry, found b
 		case string(have[1:]) == name:
 			if st != nil {
 				x.touch(entrySize + attrSize + len(have))
-				getAttr(b.attrs[attrSize*i:], ino, st)
+				if !getAttr(b.attrs[attrSize*i:], ino, st) {
+					return e, false, ErrDamaged
+				}
 			}
 			return entryOf(ino, child, have[0]), true, nil
 		case string(have[1:]) < name:

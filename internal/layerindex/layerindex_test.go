@@ -306,6 +306,6 @@ func repair(x *Index, number uint32) {
 	if err != nil {
 		return
 	}
-	end := start + blockHead + uint64(len(b.entries)+len(b.attrs)+len(b.names))
+	end := start + blockHead + uint64(len(b.entries)+len(b.names))
 	le.PutUint32(x.data[start:], crc32.Checksum(x.data[start+4:end], sums()))
 }

@@ -77,12 +77,12 @@ func (w *Writer) write(entries []Named, withAttrs bool) (uint32, error) {
 	for _, e := range entries {
 		names += 1 + len(e.Name)
 	}
-	attrs := blockHead + entrySize*len(entries)
-	start := attrs
+	start := blockHead + entrySize*len(entries)
+	summed := start + names
+	length := summed
 	if withAttrs {
-		start += attrSize * len(entries)
+		length += attrSize * len(entries)
 	}
-	length := start + names
 	padded := (length + unit - 1) / unit * unit
 	if uint64(w.block)+uint64(padded)/unit > math.MaxUint32 || uint64(names) > math.MaxUint32 {
 		return 0, unix.EFBIG
@@ -101,11 +101,11 @@ func (w *Writer) write(entries []Named, withAttrs bool) (uint32, error) {
 		le.PutUint64(at, e.Ino)
 		le.PutUint32(at[8:], uint32(end))
 		le.PutUint32(at[12:], e.Block)
-		if withAttrs && e.Stat != nil {
-			putAttr(b[attrs+attrSize*i:], e.Stat)
+		if withAttrs {
+			putAttr(b[summed+attrSize*i:], e.Stat)
 		}
 	}
-	le.PutUint32(b, crc32.Checksum(b[4:length], sums()))
+	le.PutUint32(b, crc32.Checksum(b[4:summed], sums()))
 	block := w.block
 	w.block += uint32(padded / unit)
 	_, err := w.out.Write(b)
@@ -161,7 +161,7 @@ func (w *Writer) nameOf(f writtenFile) (string, error) {
 	if _, err := w.file.ReadAt(head[:], start); err != nil {
 		return "", err
 	}
-	names := start + blockHead + (entrySize+attrSize)*int64(le.Uint32(head[8:]))
+	names := start + blockHead + entrySize*int64(le.Uint32(head[8:]))
 	var ends [2]uint32
 	for k := range ends {
 		if i := int64(f.entry) + int64(k) - 1; i >= 0 {

@@ -23,6 +23,7 @@ import (
 // where both are the same, in a clone of the whole file system, the layer is the
 // same too; while numbers of devices and of file systems may change when a
 // machine is started.
+//
 // What is changed by hand below the root is not noticed, unless something is used
 // that is not there any more, or a file is opened that is another one than the
 // index says: see verify.
@@ -135,7 +136,7 @@ func (d *layerDir) useIndex(u *Union) *layerindex.Index {
 
 // indexed looks name up in the index. Unless known is true, only the layer
 // itself can tell. If st is not nil and the index has the attributes, st gets
-// them; else it stays as it is.
+// them; else its mode stays as it is.
 func (d *layerDir) indexed(u *Union, name string, st *unix.Stat_t) (e layerindex.Entry, found, known bool) {
 	x := d.useIndex(u)
 	if x == nil || len(name) > unix.NAME_MAX { // that is an error of the file system

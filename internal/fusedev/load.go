@@ -12,10 +12,11 @@ import (
 // A load tells whether all processors have work without the polling leader. If
 // so a round trip is faster when the leader sleeps, and others need the
 // processor: no sleeping processor has to be woken, which is what polling saves.
-// A statx that asks the server takes 18 µs polling and 13 sleeping beside one
-// busy program on two processors, 30 and 14 beside two, 17 and 23 beside none;
-// a C build with two jobs takes 1.75 times as long as in the kernel's overlayfs
-// if the leader polls, 1.45 if it looks at the load.
+// A statx that asks the server takes 19 µs polling and 13 sleeping beside one
+// busy program on two processors, 17 and 24 beside none; beside two, 13 to 60 in
+// either way, by where the scheduler puts them. A C build with two jobs takes 1.72
+// times as long as in the kernel's overlayfs if the leader polls, 1.53 if it looks
+// at the load: means of six and seven runs.
 //
 // It counts what runs or wants to, every tick, in /proc/loadavg; see proc(5).
 // That is about the whole machine: who may only use a few of its processors is

@@ -14,7 +14,10 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	if r.d != nil {
 		l = r.d.layer
 	}
-	if err = r.stat(st); err == nil {
+	if !r.told(u, st) {
+		err = r.stat(st)
+	}
+	if err == nil {
 		r.override(l, st)
 	}
 	r.done()

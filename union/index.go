@@ -156,6 +156,17 @@ func (d *layerDir) indexed(u *Union, name string, st *unix.Stat_t) (e layerindex
 	return e, found, true
 }
 
+// told reports whether the index has r's attributes, as the kernel was told when
+// it looked r up, and fills st with them.
+func (r ref) told(u *Union, st *unix.Stat_t) bool {
+	if r.d == nil || r.name == "" {
+		return false
+	}
+	st.Mode = 0
+	e, found, known := r.d.indexed(u, r.name, st)
+	return known && found && st.Mode != 0 && st.Mode&unix.S_IFMT == entryType(e)
+}
+
 // verify returns ESTALE if the file fd, just opened, is not the one that the index
 // says, or err, which opening it returned, says that it is gone: the kernel has
 // been told of the former one, and would show as much of this one as that was long.

@@ -24,6 +24,7 @@ type Node struct {
 	nameLen uint16 // under loc, as is gone
 	typ     uint8  // S_IFMT bits, shifted
 	gone    bool   // has no name (that we know of) any more
+	noCaps  bool   // is no directory and is known to have no capability; under loc
 	ino     uint64 // the number shown
 	extra   atomic.Pointer[extra]
 	data    atomic.Pointer[handle] // opened under loc

@@ -31,9 +31,16 @@ func shownXattr(name string) (string, bool) {
 	return name, !strings.HasPrefix(name, "user.fuseoverlayfs.")
 }
 
+// capability is what the kernel asks for before it executes a file, changes its
+// owner, and writes to it first: twice for each file of an archive.
+const capability = "security.capability"
+
 // Getxattr is getxattr(2): it fills buf and returns the value's length, which
 // it also does for an empty buf; ERANGE if buf is too small.
 func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
+	if name == capability && n.lacksCaps() {
+		return 0, unix.ENODATA
+	}
 	r, err := u.ref(n)
 	if err != nil {
 		return 0, err
@@ -42,7 +49,18 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
 	if r.fd < 0 {
 		return 0, unix.ENODATA
 	}
-	return r.getxattr(storedXattr(name), buf)
+	k, err := r.getxattr(storedXattr(name), buf)
+	if err == unix.ENODATA && name == capability && r.n != nil && !n.lowerLive() {
+		n.noCaps = true
+	}
+	return k, err
+}
+
+// lacksCaps reports whether n is known to have none.
+func (n *Node) lacksCaps() bool {
+	n.loc.Lock()
+	defer n.loc.Unlock()
+	return n.noCaps
 }
 
 // Listxattr returns the names of n's attributes. fd is a descriptor from Open,
@@ -107,6 +125,9 @@ func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored stri
 	defer r.done()
 	if n.dir() != nil && name == aclDefault {
 		defer n.dir().acl.Store(aclUnknown)
+	}
+	if r.n != nil && name == capability {
+		n.noCaps = false
 	}
 	return change(r, storedXattr(name))
 }

@@ -61,3 +61,35 @@ func TestListxattr(t *testing.T) {
 		}
 	})
 }
+
+// TestCapability: that a file has none is remembered until it gets one.
+func TestCapability(t *testing.T) {
+	low := t.TempDir()
+	write(t, low, "low", "other")
+	u, changes := open(t, lay(t, low))
+	caps := append([]byte{1, 0, 0, 2, 0, 1 << 5}, make([]byte, 14)...) // linux/capability.h: revision 2, CAP_NET_RAW
+	made, _, err := u.Mknod(u.root, "made", Creation{Mode: unix.S_IFREG | 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, 0)
+	check(t, err)
+	ask := func(n *Node, want error) {
+		t.Helper()
+		if k, err := u.Getxattr(n, "security.capability", make([]byte, 100)); err != want || err == nil && k != len(caps) {
+			t.Errorf("capability: %d bytes, %v; want %v", k, err, want)
+		}
+	}
+	for _, n := range []*Node{made, walk(t, u, "low")} {
+		ask(n, unix.ENODATA)
+		if err := u.Setxattr(n, "security.capability", caps, 0); err != nil {
+			t.Skip("capabilities cannot be given here:", err)
+		}
+		ask(n, nil)
+		check(t, u.Removexattr(n, "security.capability"))
+		ask(n, unix.ENODATA)
+	}
+	// The file system is not asked once more.
+	other := walk(t, u, "other")
+	ask(other, unix.ENODATA)
+	check(t, unix.Setxattr(filepath.Join(changes, "made"), "security.capability", caps, 0))
+	check(t, unix.Setxattr(filepath.Join(low, "other"), "security.capability", caps, 0))
+	ask(made, unix.ENODATA)
+	ask(other, unix.ENODATA)
+}

@@ -159,6 +159,18 @@ func TestRequestsThatNeedOthers(t *testing.T) {
 	}
 }
 
+// What takes long is taken for a disk's, but not while all processors are busy.
+func TestSlow(t *testing.T) {
+	for busy, want := range map[bool]int32{false: wary, true: 0} {
+		d := New(-1, 1<<16, handler{})
+		d.pause.load.busy.Store(busy)
+		d.answer([]byte("x"), nil, make([]byte, 1), time.Now().Add(-time.Second))
+		if got := d.slow.Load(); got != want {
+			t.Errorf("busy %v: %d requests are expected to take long, want %d", busy, got, want)
+		}
+	}
+}
+
 // Without requests it takes no processor time, also after many.
 func TestIdle(t *testing.T) {
 	kernel := serve(t, handler{})

@@ -16,7 +16,7 @@ const blocksDelay = 500 * time.Millisecond
 
 // collected notes that the kernel has written to n what it had collected.
 func (f *fileSystem) collected(n *union.Node) {
-	if n.Told.CompareAndSwap(true, false) {
+	if n.Clear(union.Told) {
 		id, _ := n.ID()
 		f.blocks.add(id)
 	}
@@ -25,7 +25,7 @@ func (f *fileSystem) collected(n *union.Node) {
 // askBlocks lets the kernel ask for the attributes of a node that it wrote to,
 // unless it has done so.
 func (f *fileSystem) askBlocks(id uint64) {
-	if n := f.node(id); n != nil && !n.Told.Load() {
+	if n := f.node(id); n != nil && !n.Is(union.Told) {
 		f.device.InvalidateAttributes(id)
 	}
 }

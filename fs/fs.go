@@ -81,7 +81,7 @@ func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
 // entry fills out for node n with attributes st.
 func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.Stat_t) {
 	out.NodeId, out.Generation = n.ID()
-	n.Told.Store(true)
+	n.Set(union.Told)
 	f.attr(&out.Attr, st)
 	t := f.cacheTime(n)
 	out.SetAttrTimeout(t)
@@ -127,7 +127,7 @@ func (f *fileSystem) Forget(id, count uint64) {
 
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
-	n.Told.Store(true) // before the attributes are read: data may be written meanwhile
+	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
 	f.looksAt(n)
 	return f.attrOut(n, out)
 }
@@ -181,7 +181,7 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	}
 	// When the kernel hands its times on, it does not read the reply.
 	if in.Valid&^fuse.FATTR_FH != fuse.FATTR_MTIME|fuse.FATTR_CTIME {
-		n.Told.Store(true)
+		n.Set(union.Told)
 	}
 	return f.attrOut(n, out)
 }

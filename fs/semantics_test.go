@@ -585,6 +585,17 @@ var cases = map[string]func(r *run){
 		end, err := low.Seek(0, unix.SEEK_HOLE)
 		r.do("hole", err)
 		r.note("hole", end)
+		// Longer, behind a hole, by data that is not written back yet.
+		more, err := os.OpenFile(r.path("big"), os.O_RDWR, 0)
+		r.do("open", err)
+		defer more.Close()
+		more.WriteAt([]byte("data"), end+1<<20)
+		hole, err := more.Seek(0, unix.SEEK_HOLE)
+		r.do("hole", err)
+		r.note("hole", hole)
+		data, err := more.Seek(hole, unix.SEEK_DATA)
+		r.do("data", err)
+		r.note("data", data)
 	},
 	"fallocate": func(r *run) {
 		f, err := os.OpenFile(r.path("big"), os.O_RDWR, 0)

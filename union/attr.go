@@ -6,6 +6,9 @@ import (
 
 // Getattr fills st with n's attributes as a user of the merged tree sees them.
 func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
+	if n.indexed(u, st) {
+		return nil
+	}
 	r, err := u.ref(n)
 	if err != nil {
 		return err
@@ -14,10 +17,7 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	if r.d != nil {
 		l = r.d.layer
 	}
-	if !r.told(u, st) {
-		err = r.stat(st)
-	}
-	if err == nil {
+	if err = r.stat(st); err == nil {
 		r.override(l, st)
 	}
 	r.done()

@@ -278,9 +278,6 @@ func (u *Union) made(dir *Node, up *layerDir, fd int, name string) (*Node, *unix
 	if err != nil {
 		return nil, nil, err
 	}
-	n.loc.Lock()
-	n.noCaps = n.dir() == nil
-	n.loc.Unlock()
 	dir.dir().listed(name, n)
 	u.show(n, u.upper, &h.st)
 	return n, &h.st, nil

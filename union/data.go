@@ -178,7 +178,7 @@ func (u *Union) Fallocate(n *Node, mode uint32, off, length int64) error {
 	}
 }
 
-// Seek is lseek(2) with SEEK_DATA or SEEK_HOLE.
+// Seek is lseek(2) with SEEK_DATA, SEEK_HOLE or SEEK_END.
 func (u *Union) Seek(n *Node, off int64, whence int) (int64, error) {
 	h, err := u.pinData(n, false)
 	if err != nil {

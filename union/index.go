@@ -1,6 +1,7 @@
 package union
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"os"
@@ -24,9 +25,9 @@ import (
 // same too; while numbers of devices and of file systems may change when a
 // machine is started.
 //
-// What is changed by hand below the root is not noticed, unless something is used
-// that is not there any more, or a file is opened that is another one than the
-// index says: see verify.
+// What is changed by hand below the root is not noticed, unless something is
+// opened that is not there any more, or is another file than the index says: see
+// verify.
 
 // Flags of an index.
 const (
@@ -156,15 +157,26 @@ func (d *layerDir) indexed(u *Union, name string, st *unix.Stat_t) (e layerindex
 	return e, found, true
 }
 
-// told reports whether the index has r's attributes, as the kernel was told when
-// it looked r up, and fills st with them.
-func (r ref) told(u *Union, st *unix.Stat_t) bool {
-	if r.d == nil || r.name == "" {
+// indexed reports whether an index has n's attributes, as whoever looked n up was
+// told, and fills st with them.
+func (n *Node) indexed(u *Union, st *unix.Stat_t) bool {
+	if n.dir() != nil {
 		return false
 	}
+	n.loc.Lock()
+	if n.key.upper() || n.ldir.layer.override != "" {
+		n.loc.Unlock()
+		return false
+	}
+	d, name := n.ldir, cmp.Or(n.has().lname, n.name())
 	st.Mode = 0
-	e, found, known := r.d.indexed(u, r.name, st)
-	return known && found && st.Mode != 0 && st.Mode&unix.S_IFMT == entryType(e)
+	e, found, known := d.indexed(u, name, st)
+	n.loc.Unlock()
+	if !known || !found || st.Mode == 0 || st.Mode&unix.S_IFMT != entryType(e) {
+		return false
+	}
+	u.show(n, d.layer, st)
+	return true
 }
 
 // verify returns ESTALE if the file fd, just opened, is not the one that the index

@@ -226,7 +226,7 @@ func TestIndexAttributes(t *testing.T) {
 			if got := st.Size != int64(len("changed by hand")); got != c.used {
 				t.Errorf("attributes are the index's: %v", got)
 			}
-			var again unix.Stat_t
+			again := unix.Stat_t{Mode: unix.S_IFREG}
 			if err := u.Getattr(n, &again); err != nil || again != st {
 				t.Errorf("looked up %+v, asked for again %+v, %v", st, again, err)
 			}
@@ -246,31 +246,28 @@ func TestIndexAttributes(t *testing.T) {
 func TestIndexVerified(t *testing.T) {
 	later := time.Now().Add(time.Hour)
 	use := func(u *Union, n *Node) error { _, err := u.Read(n, make([]byte, 9), 0); return err }
-	for name, c := range map[string]struct {
-		change func(file string) error
-		use    func(u *Union, n *Node) error
-	}{
-		"longer":   {func(f string) error { return os.Truncate(f, 1000) }, use},
-		"modified": {func(f string) error { return os.Chtimes(f, time.Time{}, later) }, use},
-		"mode":     {func(f string) error { return os.Chmod(f, 0o4755) }, use},
-		"replaced": {func(f string) error {
+	for name, change := range map[string]func(file string) error{
+		"longer":   func(f string) error { return os.Truncate(f, 1000) },
+		"modified": func(f string) error { return os.Chtimes(f, time.Time{}, later) },
+		"mode":     func(f string) error { return os.Chmod(f, 0o4755) },
+		"replaced": func(f string) error {
 			var st unix.Stat_t
 			return errors.Join(unix.Stat(f, &st), os.Link(f, f+"2"), os.Remove(f), os.WriteFile(f, make([]byte, st.Size), 0o644),
 				os.Chtimes(f, time.Time{}, time.Unix(st.Mtim.Unix())))
-		}, use},
-		"gone":                    {os.Remove, use},
-		"gone with its directory": {func(f string) error { return os.RemoveAll(filepath.Dir(f)) }, use},
+		},
+		"gone":                    os.Remove,
+		"gone with its directory": func(f string) error { return os.RemoveAll(filepath.Dir(f)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			write(t, dir, "d/a", "e/b", "e/c")
 			index := writeIndex(t, dir)
 			u := read(t, Layer{Path: dir, Index: index})
-			check(t, c.change(filepath.Join(dir, "d/a")))
-			check(t, c.change(filepath.Join(dir, "e/b")))
+			check(t, change(filepath.Join(dir, "d/a")))
+			check(t, change(filepath.Join(dir, "e/b")))
 			a, b := walk(t, u, "d/a"), walk(t, u, "e/b")
 			for _, n := range []*Node{a, a, b} {
-				if err := c.use(u, n); err != unix.ESTALE {
+				if err := use(u, n); err != unix.ESTALE {
 					t.Errorf("used again: %v", err)
 				}
 			}

@@ -287,6 +287,9 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 		n.setDir(d)
 		return n
 	}
+	if h.made {
+		n.Set(noCaps)
+	}
 	if k.upper() {
 		return n
 	}

@@ -17,15 +17,12 @@ import (
 // the order of the fields leaves no room between them.
 type Node struct {
 	id, gen uint32
-	refs    atomic.Int64 // lookups not given back, see table
-	// Told is for who serves the union: whether the kernel knows the attributes
-	// as they are.
-	Told    atomic.Bool
-	nameLen uint16 // under loc, as is gone
-	typ     uint8  // S_IFMT bits, shifted
-	gone    bool   // has no name (that we know of) any more
-	noCaps  bool   // is no directory and is known to have no capability; under loc
-	ino     uint64 // the number shown
+	refs    atomic.Int64  // lookups not given back, see table
+	flags   atomic.Uint32 // see Flag
+	nameLen uint16        // under loc, as is gone
+	typ     uint8         // S_IFMT bits, shifted
+	gone    bool          // has no name (that we know of) any more
+	ino     uint64        // the number shown
 	extra   atomic.Pointer[extra]
 	data    atomic.Pointer[handle] // opened under loc
 
@@ -37,6 +34,26 @@ type Node struct {
 	// there whatever happens to its names.
 	ldir *layerDir
 }
+
+// A Flag says something of a node.
+type Flag uint32
+
+const (
+	// Told and Asked are for who serves the union. The kernel knows the attributes
+	// as they are;
+	Told Flag = 1 << iota
+	// it has asked for the capability, as it does before it lets a file be written.
+	Asked
+	// noCaps: it is no directory and is known to have no capability. Changed under
+	// loc.
+	noCaps
+)
+
+// Set, Clear and Is give n the flag, take it away, and say whether n has it. Clear
+// reports whether n had it.
+func (n *Node) Set(f Flag)        { n.flags.Or(uint32(f)) }
+func (n *Node) Clear(f Flag) bool { return Flag(n.flags.And(^uint32(f)))&f != 0 }
+func (n *Node) Is(f Flag) bool    { return Flag(n.flags.Load())&f != 0 }
 
 // An extra is what few nodes have. It is made when it is needed and stays.
 type extra struct {

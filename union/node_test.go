@@ -6,11 +6,15 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"unsafe"
 )
 
 // TestNodeMemory: what a file takes that was listed and looked up, and what more
 // when it is edited.
 func TestNodeMemory(t *testing.T) {
+	if size := unsafe.Sizeof(Node{}); size > 96 {
+		t.Errorf("a node takes %d bytes", size)
+	}
 	const files = 10000
 	dir := t.TempDir()
 	write(t, dir, "d/")

@@ -31,14 +31,14 @@ func shownXattr(name string) (string, bool) {
 	return name, !strings.HasPrefix(name, "user.fuseoverlayfs.")
 }
 
-// capability is what the kernel asks for before it executes a file, changes its
-// owner, and writes to it first: twice for each file of an archive.
-const capability = "security.capability"
+// Capability is the attribute that the kernel asks for before it executes a file,
+// changes its owner, and writes to it first: twice for each file of an archive.
+const Capability = "security.capability"
 
 // Getxattr is getxattr(2): it fills buf and returns the value's length, which
 // it also does for an empty buf; ERANGE if buf is too small.
 func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
-	if name == capability && n.lacksCaps() {
+	if name == Capability && n.Is(noCaps) {
 		return 0, unix.ENODATA
 	}
 	r, err := u.ref(n)
@@ -50,17 +50,10 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
 		return 0, unix.ENODATA
 	}
 	k, err := r.getxattr(storedXattr(name), buf)
-	if err == unix.ENODATA && name == capability && r.n != nil && !n.lowerLive() {
-		n.noCaps = true
+	if err == unix.ENODATA && name == Capability && r.n != nil && !n.lowerLive() {
+		n.Set(noCaps)
 	}
 	return k, err
-}
-
-// lacksCaps reports whether n is known to have none.
-func (n *Node) lacksCaps() bool {
-	n.loc.Lock()
-	defer n.loc.Unlock()
-	return n.noCaps
 }
 
 // Listxattr returns the names of n's attributes. fd is a descriptor from Open,
@@ -126,8 +119,8 @@ func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored stri
 	if n.dir() != nil && name == aclDefault {
 		defer n.dir().acl.Store(aclUnknown)
 	}
-	if r.n != nil && name == capability {
-		n.noCaps = false
+	if r.n != nil && name == Capability {
+		n.Clear(noCaps)
 	}
 	return change(r, storedXattr(name))
 }

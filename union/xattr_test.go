@@ -68,28 +68,42 @@ func TestCapability(t *testing.T) {
 	write(t, low, "low", "other")
 	u, changes := open(t, lay(t, low))
 	caps := append([]byte{1, 0, 0, 2, 0, 1 << 5}, make([]byte, 14)...) // linux/capability.h: revision 2, CAP_NET_RAW
-	made, _, err := u.Mknod(u.root, "made", Creation{Mode: unix.S_IFREG | 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}, 0)
+	mine := Creation{Mode: unix.S_IFREG | 0o755, UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	made, _, err := u.Mknod(u.root, "made", mine, 0)
 	check(t, err)
 	ask := func(n *Node, want error) {
 		t.Helper()
-		if k, err := u.Getxattr(n, "security.capability", make([]byte, 100)); err != want || err == nil && k != len(caps) {
+		if k, err := u.Getxattr(n, Capability, make([]byte, 100)); err != want || err == nil && k != len(caps) {
 			t.Errorf("capability: %d bytes, %v; want %v", k, err, want)
 		}
 	}
 	for _, n := range []*Node{made, walk(t, u, "low")} {
 		ask(n, unix.ENODATA)
-		if err := u.Setxattr(n, "security.capability", caps, 0); err != nil {
+		if err := u.Setxattr(n, Capability, caps, 0); err != nil {
 			t.Skip("capabilities cannot be given here:", err)
 		}
 		ask(n, nil)
-		check(t, u.Removexattr(n, "security.capability"))
+		check(t, u.Removexattr(n, Capability))
 		ask(n, unix.ENODATA)
 	}
-	// The file system is not asked once more.
+	// The file system is not asked once more, of a new file not once, but always of
+	// one that may change without our doing.
+	next, _, err := u.Mknod(u.root, "next", mine, 0)
+	check(t, err)
 	other := walk(t, u, "other")
 	ask(other, unix.ENODATA)
-	check(t, unix.Setxattr(filepath.Join(changes, "made"), "security.capability", caps, 0))
-	check(t, unix.Setxattr(filepath.Join(low, "other"), "security.capability", caps, 0))
-	ask(made, unix.ENODATA)
-	ask(other, unix.ENODATA)
+	lives, _ := open(t, Layer{Path: low, Live: true})
+	live := walk(t, lives, "other")
+	if _, err := lives.Getxattr(live, Capability, nil); err != unix.ENODATA {
+		t.Error(err)
+	}
+	for _, path := range []string{filepath.Join(changes, "made"), filepath.Join(changes, "next"), filepath.Join(low, "other")} {
+		check(t, unix.Setxattr(path, Capability, caps, 0))
+	}
+	for _, n := range []*Node{made, next, other} {
+		ask(n, unix.ENODATA)
+	}
+	if _, err := lives.Getxattr(live, Capability, nil); err != nil {
+		t.Error("a live layer's file:", err)
+	}
 }

@@ -209,20 +209,24 @@ func (d *Device) leadWith(b *buffers) {
 }
 
 // answer lets the request be handled, and notes whether it took long. While all
-// processors are busy that says nothing, others may have had this one's: eight
-// clients' work took 3.0 s instead of 2.8 when it counted, since the lead then
-// went from thread to thread.
+// processors are busy it counts only if it slept, too, since others may have had
+// the processor: without that the lead went from thread to thread, and eight
+// clients' work took 3.0 s instead of 2.8.
 func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
 	carried := len(in)
 	if rest != nil {
 		carried += rest.n
 		defer rest.drop()
 	}
+	busy, slept := d.pause.load.busy.Load(), int64(0)
+	if busy {
+		slept = sleeps()
+	}
 	n := d.handler.Handle(in, rest, out)
 	if n > 0 {
 		write(d.fd, out[:n])
 	}
-	if !d.pause.load.busy.Load() && time.Since(start) > long+time.Duration(carried+n) {
+	if time.Since(start) > long+time.Duration(carried+n) && (!busy || sleeps() != slept) {
 		d.slow.Store(wary)
 	} else if s := d.slow.Load(); s > 0 {
 		d.slow.CompareAndSwap(s, s-1)
@@ -253,8 +257,11 @@ func (d *Device) watch() {
 			d.handOver()
 		}
 		met = turn
-		if quiet >= dull && !d.sleep(turn) {
-			return
+		if quiet >= dull {
+			d.pause.load.reset()
+			if !d.sleep(turn) {
+				return
+			}
 		}
 		timer.Reset(tick)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -159,14 +160,35 @@ func TestRequestsThatNeedOthers(t *testing.T) {
 	}
 }
 
-// What takes long is taken for a disk's, but not while all processors are busy.
+// What takes long is taken for a disk's, but while all processors are busy only if
+// the thread slept.
 func TestSlow(t *testing.T) {
-	for busy, want := range map[bool]int32{false: wary, true: 0} {
-		d := New(-1, 1<<16, handler{})
-		d.pause.load.busy.Store(busy)
-		d.answer([]byte("x"), nil, make([]byte, 1), time.Now().Add(-time.Second))
-		if got := d.slow.Load(); got != want {
-			t.Errorf("busy %v: %d requests are expected to take long, want %d", busy, got, want)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	sleep := func(string) {
+		pause := unix.Timespec{Nsec: int64(2 * long)}
+		unix.Nanosleep(&pause, nil)
+	}
+	work := func(string) {
+		for start := time.Now(); time.Since(start) < 2*long; {
+		}
+	}
+	for _, c := range []struct {
+		busy   bool
+		answer func(string)
+		want   int32
+	}{{false, sleep, wary}, {false, work, wary}, {true, sleep, wary}, {true, work, 0}} {
+		var got int32
+		for range 10 { // the test may be kept waiting itself
+			d := New(-1, 1<<16, handler{answer: c.answer})
+			d.pause.load.busy.Store(c.busy)
+			d.answer([]byte("x"), nil, make([]byte, 1), time.Now())
+			if got = d.slow.Load(); got == c.want {
+				break
+			}
+		}
+		if got != c.want {
+			t.Errorf("%+v: %d requests are expected to take long", c, got)
 		}
 	}
 }

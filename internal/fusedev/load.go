@@ -80,6 +80,12 @@ func (l *load) look() {
 	l.ticks, l.running = 0, 0
 }
 
+// reset forgets what was counted.
+func (l *load) reset() {
+	l.busy.Store(false)
+	l.ticks, l.running = 0, 0
+}
+
 // count returns how many threads run or want to.
 func (l *load) count() (int, bool) {
 	var b [64]byte

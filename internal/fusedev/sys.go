@@ -73,6 +73,13 @@ func ready(fd int) bool {
 	return n == 1
 }
 
+// sleeps returns how often this thread has waited for something.
+func sleeps() int64 {
+	var u unix.Rusage
+	syscall.RawSyscall(unix.SYS_GETRUSAGE, unix.RUSAGE_THREAD, uintptr(unsafe.Pointer(&u)), 0)
+	return int64(u.Nvcsw)
+}
+
 // small is the largest reply that is written behind the Go scheduler's back.
 const small = 16 << 10
 

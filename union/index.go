@@ -136,9 +136,12 @@ func (d *layerDir) useIndex(u *Union) *layerindex.Index {
 }
 
 // indexed looks name up in the index. Unless known is true, only the layer
-// itself can tell. If st is not nil and the index has the attributes, st gets
-// them; else its mode stays as it is.
+// itself can tell. If st is not nil it gets the attributes, or the mode 0 if the
+// index has none that fit.
 func (d *layerDir) indexed(u *Union, name string, st *unix.Stat_t) (e layerindex.Entry, found, known bool) {
+	if st != nil {
+		st.Mode = 0
+	}
 	x := d.useIndex(u)
 	if x == nil || len(name) > unix.NAME_MAX { // that is an error of the file system
 		return e, false, false
@@ -153,6 +156,9 @@ func (d *layerDir) indexed(u *Union, name string, st *unix.Stat_t) (e layerindex
 	}
 	if st != nil {
 		st.Dev = d.layer.device
+		if st.Mode&unix.S_IFMT != entryType(e) {
+			st.Mode = 0
+		}
 	}
 	return e, found, true
 }
@@ -169,10 +175,9 @@ func (n *Node) indexed(u *Union, st *unix.Stat_t) bool {
 		return false
 	}
 	d, name := n.ldir, cmp.Or(n.has().lname, n.name())
-	st.Mode = 0
-	e, found, known := d.indexed(u, name, st)
+	_, found, known := d.indexed(u, name, st)
 	n.loc.Unlock()
-	if !known || !found || st.Mode == 0 || st.Mode&unix.S_IFMT != entryType(e) {
+	if !known || !found || st.Mode == 0 {
 		return false
 	}
 	u.show(n, d.layer, st)

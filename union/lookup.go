@@ -139,7 +139,7 @@ func (u *Union) ask(ld *layerDir, name string, all bool, st *unix.Stat_t) (e lay
 	case !all:
 		st.Mode = entryType(e)
 		return e, false, true, nil
-	case st.Mode != 0 && st.Mode&unix.S_IFMT == entryType(e):
+	case st.Mode != 0:
 		return e, false, true, nil
 	}
 	err = ld.lstat(u, name, st)

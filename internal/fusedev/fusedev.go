@@ -7,7 +7,7 @@
 // One goroutine at a time, the leader, reads the device and answers requests
 // itself: most take a few microseconds, less than waking another thread. It
 // polls the device for a moment before it sleeps, since most of a round trip
-// is the waking of a sleeping processor; see pause and load.
+// is the waking of a sleeping processor; see pause, load and together.
 //
 // A leader that is kept by a request hands the lead over, so that others are
 // answered meanwhile: beforehand, if the request says that it may take long, or
@@ -223,31 +223,39 @@ func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
 		slept = sleeps()
 	}
 	n := d.handler.Handle(in, rest, out)
-	if n > 0 {
-		write(d.fd, out[:n])
-	}
+	// Before the reply: who gets it may have the processor next.
 	if time.Since(start) > long+time.Duration(carried+n) && (!busy || sleeps() != slept) {
 		d.slow.Store(wary)
 	} else if s := d.slow.Load(); s > 0 {
 		d.slow.CompareAndSwap(s, s-1)
 	}
+	if n > 0 {
+		write(d.fd, out[:n])
+	}
 }
 
 // watch takes the lead from a leader that answers one request for too long, and
-// looks at the load while there are requests.
+// looks at the load while there are requests. It may spin between its looks; see
+// together.
 func (d *Device) watch() {
-	d.pause.load.open("/proc/loadavg", unix.PROC_SUPER_MAGIC)
+	d.pause.load.open(loadavg, unix.PROC_SUPER_MAGIC)
 	defer d.pause.load.close()
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	var met uint64
 	for quiet := 0; ; quiet++ {
-		select {
-		case <-timer.C:
-		case <-d.done:
-			return
+		if d.pause.together.spins.Load() {
+			spin(tick, d.done)
+		} else {
+			timer.Reset(tick)
+			select {
+			case <-timer.C:
+			case <-d.done:
+				return
+			}
 		}
 		turn := d.turn.Load()
+		d.pause.together.look((turn-met)/2, blocksRead(), d.pause.load.busy.Load())
 		if turn != met {
 			quiet = 0
 			if processors > 1 { // else nobody polls
@@ -263,7 +271,6 @@ func (d *Device) watch() {
 				return
 			}
 		}
-		timer.Reset(tick)
 	}
 }
 

@@ -38,7 +38,11 @@ const (
 	busyFrom, busyTo = 1.25, 0.875 // beside one for each processor
 )
 
-var processors = runtime.NumCPU()
+// Variables for tests.
+var (
+	processors = runtime.NumCPU()
+	loadavg    = "/proc/loadavg"
+)
 
 // open opens a file of this file system: one of lxcfs, which is a container's and
 // not the machine's, would have to be asked for by requests, too.

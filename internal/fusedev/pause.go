@@ -15,6 +15,8 @@ type pause struct {
 	credit int // how often it may still poll; 0: sleep at once
 	load   load
 	large  int // for how many requests one is expected that is worth a pipe
+
+	together together
 }
 
 const (
@@ -54,10 +56,11 @@ func (p *pause) read(fd int, b *buffers) (in []byte, rest *Pipe, err error) {
 func (p *pause) wait(fd int, b *buffers) (int, error) {
 	n, err := p.try(fd, b)
 	if err != unix.EAGAIN {
+		p.together.woken(false)
 		return n, err
 	}
 	start := time.Now()
-	if p.credit > 0 && processors > 1 && !p.load.busy.Load() {
+	if p.credit > 0 && processors > 1 && !p.load.busy.Load() && !p.together.spins.Load() {
 		for i := 1; i%polls != 0 || time.Since(start) < pollFor; i++ {
 			if n, err = p.try(fd, b); err != unix.EAGAIN {
 				p.credit = min(p.credit+1, maxCredit)
@@ -72,9 +75,11 @@ func (p *pause) wait(fd int, b *buffers) (int, error) {
 		}
 		n, err = p.try(fd, b)
 	}
-	if p.credit == 0 && time.Since(start) < soon {
+	short := time.Since(start) < soon
+	if p.credit == 0 && short {
 		p.credit = 1
 	}
+	p.together.woken(short)
 	return n, err
 }
 

@@ -80,6 +80,20 @@ func sleeps() int64 {
 	return int64(u.Nvcsw)
 }
 
+// processor returns the number of the one that this thread runs on.
+func processor() int {
+	var n uint32
+	syscall.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&n)), 0, 0)
+	return int(n)
+}
+
+// blocksRead returns how much this program has read from disks, in some unit.
+func blocksRead() int64 {
+	var u unix.Rusage
+	syscall.RawSyscall(unix.SYS_GETRUSAGE, unix.RUSAGE_SELF, uintptr(unsafe.Pointer(&u)), 0)
+	return u.Inblock
+}
+
 // small is the largest reply that is written behind the Go scheduler's back.
 const small = 16 << 10
 

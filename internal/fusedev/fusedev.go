@@ -192,27 +192,34 @@ func (d *Device) leadWith(b *buffers) {
 		}
 		start := time.Now()
 		slow := d.slow.Load() > 0
-		if d.handler.MayTakeLong(in, slow) || slow && ready(d.fd) {
+		if long := d.handler.MayTakeLong(in, slow); long || slow && ready(d.fd) {
+			if long {
+				d.pause.together.halt.Store(true)
+			}
 			d.handOver()
-			d.answer(in, rest, b.out, start)
+			write(d.fd, d.handle(in, rest, b.out, start))
 			return
 		}
 		d.turn.Store(turn + 1)
 		if d.asleep.Load() && d.asleep.CompareAndSwap(true, false) {
 			d.wake <- struct{}{}
 		}
-		d.answer(in, rest, b.out, start)
-		if !d.turn.CompareAndSwap(turn+1, turn+2) {
+		reply := d.handle(in, rest, b.out, start)
+		// Before the reply is written: who gets it may have the processor next, and
+		// the watchdog would take this for a request that takes long.
+		leads := d.turn.CompareAndSwap(turn+1, turn+2)
+		write(d.fd, reply)
+		if !leads {
 			return // the watchdog gave the lead to another
 		}
 	}
 }
 
-// answer lets the request be handled, and notes whether it took long. While all
+// handle lets the request be handled, and notes whether it took long. While all
 // processors are busy it counts only if it slept, too, since others may have had
 // the processor: without that the lead went from thread to thread, and eight
 // clients' work took 3.0 s instead of 2.8.
-func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
+func (d *Device) handle(in []byte, rest *Pipe, out []byte, start time.Time) (reply []byte) {
 	carried := len(in)
 	if rest != nil {
 		carried += rest.n
@@ -223,45 +230,52 @@ func (d *Device) answer(in []byte, rest *Pipe, out []byte, start time.Time) {
 		slept = sleeps()
 	}
 	n := d.handler.Handle(in, rest, out)
-	// Before the reply: who gets it may have the processor next.
 	if time.Since(start) > long+time.Duration(carried+n) && (!busy || sleeps() != slept) {
 		d.slow.Store(wary)
 	} else if s := d.slow.Load(); s > 0 {
 		d.slow.CompareAndSwap(s, s-1)
 	}
-	if n > 0 {
-		write(d.fd, out[:n])
-	}
+	return out[:n]
 }
 
 // watch takes the lead from a leader that answers one request for too long, and
 // looks at the load while there are requests. It may spin between its looks; see
 // together.
 func (d *Device) watch() {
-	d.pause.load.open(loadavg, unix.PROC_SUPER_MAGIC)
+	d.pause.load.open(loadavg, loadFS)
 	defer d.pause.load.close()
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	var met uint64
+	beside := &d.pause.together
+	defer beside.end()
 	for quiet := 0; ; quiet++ {
-		if d.pause.together.spins.Load() {
-			spin(tick, d.done)
+		crowded := false
+		if beside.spins.Load() {
+			crowded = beside.spin(tick, d.done)
 		} else {
 			timer.Reset(tick)
 			select {
 			case <-timer.C:
 			case <-d.done:
-				return
 			}
 		}
+		select {
+		case <-d.done:
+			return
+		default:
+		}
 		turn := d.turn.Load()
-		d.pause.together.look((turn-met)/2, blocksRead(), d.pause.load.busy.Load())
+		if processors == 2 {
+			beside.look((turn-met)/2, blocksRead(), crowded || !d.pause.load.free())
+		}
 		if turn != met {
 			quiet = 0
 			if processors > 1 { // else nobody polls
 				d.pause.load.look()
 			}
 		} else if turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
+			beside.halt.Store(true)
 			d.handOver()
 		}
 		met = turn

@@ -182,7 +182,7 @@ func TestSlow(t *testing.T) {
 		for range 10 { // the test may be kept waiting itself
 			d := New(-1, 1<<16, handler{answer: c.answer})
 			d.pause.load.busy.Store(c.busy)
-			d.answer([]byte("x"), nil, make([]byte, 1), time.Now())
+			d.handle([]byte("x"), nil, make([]byte, 1), time.Now())
 			if got = d.slow.Load(); got == c.want {
 				break
 			}

@@ -32,16 +32,17 @@ const (
 	// window is for how many ticks the load is averaged.
 	window = 32
 	// What runs at a tick is the watchdog, and a leader that polls or else one of
-	// leader and program. With two processors the average is 2.0 to 3.0 if there is
-	// nothing else, 2.8 beside two programs that wait for the file system, 3.0 to 3.5
+	// leader and program; if the watchdog spins, both of these at times. With two
+	// processors the average is 2.0 to 3.0 if there is nothing else, either way, 2.8 beside two programs that wait for the file system, 3.0 to 3.5
 	// with one other program that computes, or a C build.
 	busyFrom, busyTo = 1.25, 0.875 // beside one for each processor
 )
 
 // Variables for tests.
 var (
-	processors = runtime.NumCPU()
-	loadavg    = "/proc/loadavg"
+	processors       = runtime.NumCPU()
+	loadavg          = "/proc/loadavg"
+	loadFS     int64 = unix.PROC_SUPER_MAGIC
 )
 
 // open opens a file of this file system: one of lxcfs, which is a container's and
@@ -59,6 +60,9 @@ func (l *load) open(path string, fileSystem int64) {
 	}
 	l.fd = fd
 }
+
+// free reports whether it is known that not all processors have work.
+func (l *load) free() bool { return l.fd >= 0 && !l.busy.Load() }
 
 func (l *load) close() {
 	if l.fd >= 0 {

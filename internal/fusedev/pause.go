@@ -10,7 +10,8 @@ import (
 // trip takes 15 µs instead of 40 if the server is still awake when the request
 // comes. It does so for a short time only, and only while that mostly works: if
 // requests come later, as from programs that do other things between them, or
-// all processors are busy, the processor is left to others.
+// all processors are busy, the processor is left to others. Nor does it poll while
+// the watchdog spins in its place; see together.
 type pause struct {
 	credit int // how often it may still poll; 0: sleep at once
 	load   load

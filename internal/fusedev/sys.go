@@ -87,7 +87,8 @@ func processor() int {
 	return int(n)
 }
 
-// blocksRead returns how much this program has read from disks, in some unit.
+// blocksRead returns how much this program has read from disks, in blocks of 512
+// bytes; always 0 where the kernel does not count it.
 func blocksRead() int64 {
 	var u unix.Rusage
 	syscall.RawSyscall(unix.SYS_GETRUSAGE, unix.RUSAGE_SELF, uintptr(unsafe.Pointer(&u)), 0)
@@ -97,9 +98,12 @@ func blocksRead() int64 {
 // small is the largest reply that is written behind the Go scheduler's back.
 const small = 16 << 10
 
-// write writes a reply. The error if it fails is that its sender, or the mount,
+// write writes a reply, unless it is empty. The error if it fails is that its sender, or the mount,
 // is gone.
 func write(fd int, reply []byte) {
+	if len(reply) == 0 {
+		return
+	}
 	if len(reply) > small {
 		unix.Write(fd, reply)
 		return

@@ -156,7 +156,7 @@ func (f *fileSystem) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, 
 	}
 	n, err := f.u.Getxattr(node, name, dest)
 	if err == unix.ENOSYS {
-		// A layer's, or a filter's of system calls: to the kernel it would be for
+		// From a filter of system calls: to the kernel it would be the answer for
 		// all files and all time, and wholeAsIs relies on being asked.
 		err = unix.EOPNOTSUPP
 	}

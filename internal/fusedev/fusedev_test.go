@@ -38,30 +38,40 @@ func (h handler) MayTakeLong(in []byte, _ bool) bool { return h.long != nil && h
 // the real one does, and returns the other.
 func serve(t *testing.T, h handler) (kernel int) {
 	t.Helper()
-	return serveFor(t, 1<<16, h)
+	_, kernel = serveFor(t, 1<<16, h)
+	return kernel
 }
 
-func serveFor(t *testing.T, maxData int, h Handler) (kernel int) {
+func serveFor(t *testing.T, maxData int, h Handler) (d *Device, kernel int) {
+	t.Helper()
+	d, kernel = device(t, maxData, h)
+	ended := make(chan error)
+	go func() { ended <- d.Serve() }()
+	t.Cleanup(func() {
+		unix.Shutdown(kernel, unix.SHUT_RDWR)
+		if err := <-ended; err == nil || !strings.Contains(err.Error(), "EOF") {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return d, kernel
+}
+
+// device returns a Device of one end of a socket, and the other end.
+func device(t *testing.T, maxData int, h Handler) (d *Device, kernel int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	})
 	limit := unix.NsecToTimeval(int64(10 * time.Second))
 	if err := unix.SetsockoptTimeval(fds[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
 		t.Fatal(err)
 	}
-	d := New(fds[1], maxData, h)
-	ended := make(chan error)
-	go func() { ended <- d.Serve() }()
-	t.Cleanup(func() {
-		unix.Close(fds[0])
-		if err := <-ended; err == nil || !strings.Contains(err.Error(), "EOF") {
-			t.Errorf("Serve: %v", err)
-		}
-		unix.Close(fds[1])
-	})
-	return fds[0]
+	return New(fds[1], maxData, h), fds[0]
 }
 
 func send(t *testing.T, kernel int, request string) {
@@ -216,7 +226,7 @@ func TestMemory(t *testing.T) {
 	const maxData = 16 << 20
 	const together = spare + 1
 	met, goOn := make(chan struct{}), make(chan struct{})
-	kernel := serveFor(t, maxData, handler{
+	_, kernel := serveFor(t, maxData, handler{
 		fill:   true,
 		answer: func(string) { met <- struct{}{}; <-goOn },
 		long:   func(string) bool { return true },

@@ -33,8 +33,9 @@ const (
 	window = 32
 	// What runs at a tick is the watchdog, and a leader that polls or else one of
 	// leader and program; if the watchdog spins, both of these at times. With two
-	// processors the average is 2.0 to 3.0 if there is nothing else, either way, 2.8 beside two programs that wait for the file system, 3.0 to 3.5
-	// with one other program that computes, or a C build.
+	// processors the average is 2.0 to 3.0 if there is nothing else, either way, 2.8
+	// beside two programs that wait for the file system, 3.0 to 3.5 with one other
+	// program that computes, or a C build.
 	busyFrom, busyTo = 1.25, 0.875 // beside one for each processor
 )
 

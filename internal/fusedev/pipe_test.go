@@ -42,7 +42,7 @@ func TestLargeRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		kernel := serveFor(t, 1<<20-os.Getpagesize(), writer{f})
+		_, kernel := serveFor(t, 1<<20-os.Getpagesize(), writer{f})
 		if err := unix.SetsockoptInt(kernel, unix.SOL_SOCKET, unix.SO_SNDBUF, 1<<20); err != nil {
 			t.Fatal(err)
 		}

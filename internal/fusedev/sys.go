@@ -98,8 +98,8 @@ func blocksRead() int64 {
 // small is the largest reply that is written behind the Go scheduler's back.
 const small = 16 << 10
 
-// write writes a reply, unless it is empty. The error if it fails is that its sender, or the mount,
-// is gone.
+// write writes a reply, unless it is empty. The error if it fails is that its
+// sender, or the mount, is gone.
 func write(fd int, reply []byte) {
 	if len(reply) == 0 {
 		return

@@ -68,21 +68,10 @@ func TestSpins(t *testing.T) {
 	wasAt, wasIn := loadavg, loadFS
 	loadavg, loadFS = path, fileSystem(t, path) // whatever else this machine does
 	t.Cleanup(func() { loadavg, loadFS = wasAt, wasIn })
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := New(fds[1], 1<<16, handler{})
-	ended := make(chan error)
-	go func() { ended <- d.Serve() }()
-	defer func() {
-		unix.Close(fds[0])
-		<-ended
-		unix.Close(fds[1])
-	}()
+	d, kernel := serveFor(t, 1<<16, handler{})
 	for start := time.Now(); !d.pause.together.spins.Load(); {
-		send(t, fds[0], "request")
-		want(t, fds[0], "request")
+		send(t, kernel, "request")
+		want(t, kernel, "request")
 		if time.Since(start) > time.Minute {
 			t.Fatal("does not spin")
 		}
@@ -132,13 +121,7 @@ func TestSpin(t *testing.T) {
 
 // Who gets the lead beside a request that takes long needs a processor.
 func TestLongRequestEndsSpin(t *testing.T) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fds[0])
-	defer unix.Close(fds[1])
-	d := New(fds[1], 1<<16, handler{long: func(string) bool { return true }})
+	d, kernel := device(t, 1<<16, handler{long: func(string) bool { return true }})
 	b, err := newBuffers(d.size)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +129,7 @@ func TestLongRequestEndsSpin(t *testing.T) {
 	defer b.free()
 	d.idle.Store(1)
 	go func() { <-d.lead }()
-	send(t, fds[0], "long")
+	send(t, kernel, "long")
 	d.leadWith(b)
 	if !d.pause.together.spin(time.Minute, nil) {
 		t.Error("the watchdog spins on")

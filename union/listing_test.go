@@ -103,3 +103,25 @@ func TestListingChanges(t *testing.T) {
 		t.Errorf("after an update: %d, %v, %d names", at, ok, l.count)
 	}
 }
+
+// TestListingSearch: few names are found without a table, many by one.
+func TestListingSearch(t *testing.T) {
+	var l listing
+	for i := range 100 {
+		l.add(Dirent{Name: fmt.Sprint("name", i)})
+	}
+	l.remove(7)
+	for i := 0; i < 2*tableAfter; i += 3 {
+		if (l.table != nil) != (i > tableAfter) {
+			t.Fatalf("after %d searches: table is %v", i, l.table)
+		}
+		if at, ok := l.position("name99"); !ok || at != 99 {
+			t.Errorf("after %d searches: name99 is at %d, %v", i, at, ok)
+		}
+		for _, missing := range []string{"name7", "name100"} {
+			if at, ok := l.position(missing); ok {
+				t.Errorf("after %d searches: %s is at %d", i, missing, at)
+			}
+		}
+	}
+}

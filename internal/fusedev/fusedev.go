@@ -72,10 +72,12 @@ type Device struct {
 	readers sync.WaitGroup // and the watchdog
 	idle    atomic.Int32   // followers that wait
 	slow    atomic.Int32   // requests for which the lead is handed over if need be
+	doubt   atomic.Int32   // those that are watched for whether they sleep
 	pause   pause          // the leader's
 
 	turn   atomic.Uint64 // odd while the leader answers a request itself
-	asleep atomic.Bool   // the watchdog sleeps
+	crowd  crowd
+	asleep atomic.Bool // the watchdog sleeps
 	wake   chan struct{}
 }
 
@@ -190,6 +192,7 @@ func (d *Device) leadWith(b *buffers) {
 			d.finish(fmt.Errorf("/dev/fuse: %w", err))
 			return
 		}
+		d.pause.queue.note(&d.crowd, in, d.pause.waited)
 		start := time.Now()
 		slow := d.slow.Load() > 0
 		if long := d.handler.MayTakeLong(in, slow); long || slow && ready(d.fd) {
@@ -218,22 +221,30 @@ func (d *Device) leadWith(b *buffers) {
 // handle lets the request be handled, and notes whether it took long. While all
 // processors are busy it counts only if it slept, too, since others may have had
 // the processor: without that the lead went from thread to thread, and eight
-// clients' work took 3.0 s instead of 2.8.
+// clients' work took 3.0 s instead of 2.8. To ask whether it slept takes half a
+// microsecond, so only those after a long one are asked.
 func (d *Device) handle(in []byte, rest *Pipe, out []byte, start time.Time) (reply []byte) {
 	carried := len(in)
 	if rest != nil {
 		carried += rest.n
 		defer rest.drop()
 	}
-	busy, slept := d.pause.load.busy.Load(), int64(0)
-	if busy {
+	busy := d.pause.load.busy.Load() || d.crowd.wanted.Load() > 0
+	doubt, slept := busy && d.doubt.Load() > 0, int64(0)
+	if doubt {
+		d.doubt.Add(-1)
 		slept = sleeps()
 	}
 	n := d.handler.Handle(in, rest, out)
-	if time.Since(start) > long+time.Duration(carried+n) && (!busy || sleeps() != slept) {
+	switch {
+	case time.Since(start) <= long+time.Duration(carried+n):
+		if s := d.slow.Load(); s > 0 {
+			d.slow.CompareAndSwap(s, s-1)
+		}
+	case !busy || doubt && sleeps() != slept:
 		d.slow.Store(wary)
-	} else if s := d.slow.Load(); s > 0 {
-		d.slow.CompareAndSwap(s, s-1)
+	default:
+		d.doubt.Store(wary)
 	}
 	return out[:n]
 }
@@ -266,15 +277,20 @@ func (d *Device) watch() {
 		default:
 		}
 		turn := d.turn.Load()
-		if processors == 2 {
-			beside.look((turn-met)/2, blocksRead(), crowded || !d.pause.load.free())
+		requests, helper := d.crowd.look((turn - met) / 2)
+		if helper {
+			d.readers.Go(d.help)
 		}
-		if turn != met {
+		if processors == 2 {
+			beside.look(requests, blocksRead(), crowded || d.crowd.wanted.Load() > 0 || !d.pause.load.free())
+		}
+		if turn != met || requests > 0 {
 			quiet = 0
 			if processors > 1 { // else nobody polls
 				d.pause.load.look()
 			}
-		} else if turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
+		}
+		if turn == met && turn%2 == 1 && d.turn.CompareAndSwap(turn, turn+1) {
 			beside.halt.Store(true)
 			d.handOver()
 		}

@@ -15,7 +15,9 @@ import (
 type pause struct {
 	credit int // how often it may still poll; 0: sleep at once
 	load   load
-	large  int // for how many requests one is expected that is worth a pipe
+	large  int  // for how many requests one is expected that is worth a pipe
+	waited bool // the last request was there already
+	queue  queue
 
 	together together
 }
@@ -56,6 +58,7 @@ func (p *pause) read(fd int, b *buffers) (in []byte, rest *Pipe, err error) {
 // returns its size.
 func (p *pause) wait(fd int, b *buffers) (int, error) {
 	n, err := p.try(fd, b)
+	p.waited = err == nil
 	if err != unix.EAGAIN {
 		p.together.woken(false)
 		return n, err

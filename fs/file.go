@@ -119,8 +119,8 @@ func (f *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) 
 
 func (f *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	s := f.fsync(in)
-	if n := f.node(in.NodeId); s == fuse.OK && !n.Is(union.Told) {
-		f.askAgain(n)
+	if s == fuse.OK {
+		f.synced(f.node(in.NodeId))
 	}
 	return s
 }

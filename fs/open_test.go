@@ -326,13 +326,14 @@ func TestNotified(t *testing.T) {
 }
 
 // TestBlocksOfOpenFiles: a file that is kept open has blocks when its data has
-// been written, by fsync(2) or by the kernel in its own time.
+// been written, by fsync(2) or by the kernel in its own time, as also of
+// another fsync(2) soon after.
 func TestBlocksOfOpenFiles(t *testing.T) {
 	s := newStack(t, 1)
 	s.mount()
 	write := func(name string, sync bool) {
 		t.Helper()
-		f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE, 0o644)
+		f, err := os.OpenFile(s.path(name), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,12 +358,20 @@ func TestBlocksOfOpenFiles(t *testing.T) {
 	}
 	for _, sync := range []bool{true, false} {
 		for i := range 10 {
-			name := fmt.Sprint(sync, i)
-			write(name, sync)
-			want := blocks(filepath.Join(s.upper, name))
-			for end := time.Now().Add(5 * time.Second); blocks(s.path(name)) != want; time.Sleep(10 * time.Millisecond) {
-				if sync || time.Now().After(end) {
-					t.Fatalf("synced %v: %d blocks, not %d", sync, blocks(s.path(name)), want)
+			for again := range 3 {
+				if again == 2 {
+					if i > 0 {
+						break
+					}
+					time.Sleep(2 * time.Second) // its end
+				}
+				name := fmt.Sprint(sync, i)
+				write(name, sync)
+				want := blocks(filepath.Join(s.upper, name))
+				for end := time.Now().Add(5 * time.Second); blocks(s.path(name)) != want; time.Sleep(10 * time.Millisecond) {
+					if sync && again != 1 || time.Now().After(end) {
+						t.Fatalf("synced %v, %d times before: %d blocks, not %d", sync, again, blocks(s.path(name)), want)
+					}
 				}
 			}
 		}

@@ -27,7 +27,7 @@ func (u *Union) remove(dir *Node, name string, rmdir bool) error {
 	if err := u.checkRemovable(&h, rmdir); err != nil {
 		return err
 	}
-	below, err := u.hasBelow(d, name)
+	below, err := u.hasBelow(d, name, &h)
 	if err != nil {
 		return err
 	}
@@ -49,6 +49,9 @@ func (u *Union) remove(dir *Node, name string, rmdir bool) error {
 		case rmdir && !below:
 			return u.discardDir(pin.fd, name)
 		case below:
+			if h.in.layer != u.upper && u.linkWhiteout(pin.fd, name) {
+				return nil
+			}
 			return u.putWhiteout(up, pin.fd, name)
 		}
 		return unlinkat(pin.fd, name, 0)

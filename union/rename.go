@@ -104,7 +104,7 @@ func (m *move) find(flags uint) error {
 		if err != nil && (err != unix.ENOENT || s == &m.from || m.exchange) {
 			return err
 		}
-		if s.below, err = m.u.hasBelow(s.dir.dir(), s.name); err != nil {
+		if s.below, err = m.u.hasBelow(s.dir.dir(), s.name, &s.hit); err != nil {
 			return err
 		}
 	}

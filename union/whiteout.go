@@ -159,6 +159,15 @@ func (u *Union) noteFiles() error {
 	return nil
 }
 
+// linkWhiteout hides name in the directory of the upper with descriptor fd, which
+// has nothing there, and reports whether that could be done so: by one more link of
+// a whiteout there is, and without a rename.
+func (u *Union) linkWhiteout(fd int, name string) bool {
+	u.white.mu.Lock()
+	defer u.white.mu.Unlock()
+	return u.white.donor != "" && unix.Linkat(u.workFD(), u.white.donor, fd, name, 0) == nil
+}
+
 // putWhiteout hides name in d, a pinned directory of the upper with descriptor
 // fd, replacing at once whatever non-directory the upper has there.
 func (u *Union) putWhiteout(d *layerDir, fd int, name string) error {

@@ -378,6 +378,43 @@ func TestBlocksOfOpenFiles(t *testing.T) {
 	}
 }
 
+// TestBlocksOnceSynced: that an fsync(2) was answered with right blocks, and another
+// one soon after perhaps was not, says nothing of one that comes later.
+func TestBlocksOnceSynced(t *testing.T) {
+	s := newStack(t, 1)
+	s.mount()
+	f, err := os.OpenFile(s.path("file"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	sync := func() {
+		t.Helper()
+		if _, err := f.Write(make([]byte, 100000)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		var got, want unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &got); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Stat(filepath.Join(s.upper, "file"), &want); err != nil || got.Blocks != want.Blocks {
+			t.Errorf("%d blocks, not %d, %v", got.Blocks, want.Blocks, err)
+		}
+	}
+	sync() // nobody looks
+	for range 2 {
+		time.Sleep(2 * time.Second)
+		sync()
+		check()
+	}
+}
+
 // TestLargeWrites: what is written in large pieces arrives, however it is
 // written.
 func TestLargeWrites(t *testing.T) {

@@ -34,7 +34,7 @@ const (
 	firstCookie = 2
 	segmentSize = 2048 // 32 kB, the largest size of Go's small objects
 	// tableAfter is how many searches through all names take as long as making a
-	// table: to create one name among 100,000 took 4 ms longer with a table.
+	// table: to create one name among 100,000 took 9.4 instead of 3.5 ms with a table.
 	tableAfter = 16
 )
 

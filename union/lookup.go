@@ -167,8 +167,8 @@ func (u *Union) checkData(ld *layerDir, name string, st *unix.Stat_t) error {
 	return nil
 }
 
-// hasBelow reports whether name in d, where h was found, shows, or would show if
-// the upper had nothing of that name, an object of a lower layer.
+// hasBelow reports whether name in d, for which find found h, if anything, shows,
+// or would show if the upper had nothing of that name, an object of a lower layer.
 func (u *Union) hasBelow(d *dirState, name string, h *hit) (bool, error) {
 	if h.in != nil && h.in.layer != u.upper {
 		return true, nil

@@ -145,6 +145,53 @@ func TestWhiteoutFiles(t *testing.T) {
 	}
 }
 
+// Whiteouts that are devices are links of one. If that is gone, or has as many links
+// as it may have, another one takes its place.
+func TestWhiteoutLinks(t *testing.T) {
+	lower := t.TempDir()
+	write(t, lower, "a", "b", "changed", "c", "d", "kept")
+	u, upper := open(t, lay(t, lower))
+	whiteout := func(name string) (ino uint64) {
+		t.Helper()
+		if err := u.Unlink(u.Root(), name); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(upper, name), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+			t.Fatalf("%s: mode %o, %v", name, st.Mode, err)
+		}
+		return st.Ino
+	}
+	first := whiteout("a")
+	if u.white.files {
+		t.Skip("devices cannot be made here")
+	}
+	mode := uint32(0o600)
+	if err := u.Setattr(walk(t, u, "changed"), SetAttr{Mode: &mode}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"b", "changed"} {
+		if whiteout(name) != first {
+			t.Errorf("%s: another whiteout", name)
+		}
+	}
+	u.unlinkWork(u.white.donor)
+	second := whiteout("c")
+	if second == first {
+		t.Error("the whiteout that was gone is linked")
+	}
+	if whiteout("d") != second {
+		t.Error("d: a third whiteout")
+	}
+	if got := names(t, u, u.Root()); got != "kept" {
+		t.Errorf("left: %s", got)
+	}
+	left := 0
+	if err := readDirFD(u.workFD(), func(rawDirent) bool { left++; return true }); err != nil || left != 1 {
+		t.Errorf("%d names in the work directory, not the whiteout alone, %v", left, err)
+	}
+}
+
 // Inode numbers are the same in listings, before and after copy-up and rename,
 // and after the node was forgotten.
 func TestInodeNumbers(t *testing.T) {

@@ -164,8 +164,9 @@ func (u *Union) noteFiles() error {
 // a whiteout there is, and without a rename.
 func (u *Union) linkWhiteout(fd int, name string) bool {
 	u.white.mu.Lock()
-	defer u.white.mu.Unlock()
-	return u.white.donor != "" && unix.Linkat(u.workFD(), u.white.donor, fd, name, 0) == nil
+	donor := u.white.donor
+	u.white.mu.Unlock()
+	return donor != "" && unix.Linkat(u.workFD(), donor, fd, name, 0) == nil
 }
 
 // putWhiteout hides name in d, a pinned directory of the upper with descriptor

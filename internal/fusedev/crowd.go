@@ -8,35 +8,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// crowd tells whether several programs send requests at once, and how many
-// helpers answer them beside the leader: readers that never lead. A leader alone is
-// one processor's work, and to hand a request to another reader costs the waking
-// of it; a helper has none to wait for while there is something to read. Four clients
-// on two processors take 0.92 times as long with a helper. One alone takes 1.1
-// times as long, so its requests, one after the other, are no crowd.
+// crowd tells whether several programs send requests at once, and whether a helper
+// answers them beside the leader: a reader that never leads. A leader alone is one
+// processor's work, and to hand a request over it must wake another reader; a
+// helper is awake while there is something to read. Four clients on two processors
+// take 0.92 times as long with it. One alone takes 1.1 times as long, so its
+// requests, one after the other, are no crowd.
 type crowd struct {
 	met    atomic.Uint64 // requests that already waited, of another thread than the one before
-	helped atomic.Uint64 // requests that helpers answered
-	wanted atomic.Int32  // helpers
-	alive  atomic.Int32
+	helped atomic.Uint64 // requests that the helper answered
+	wanted atomic.Bool   // a helper is
+	alive  atomic.Bool   // there is one
 	level  int
 }
 
-// As with together, ticks of a flow raise the level if half of the requests are a
-// crowd's, and lower it if less than a quarter are: without a helper it is 0.63 of
-// two clients' and 0.83 of four's, with one 0.41 and 0.72. At full a helper begins,
-// at 0 one ends.
-const (
-	// mostHelpers is how many there may be, and one less than there are processors.
-	// More than one have not been measured.
-	mostHelpers = 3
-	// pidAt is where a struct fuse_in_header has the thread that sent the request, 0
-	// for the kernel itself, and for one that our process namespace does not have.
-	pidAt = 32
-)
+// pidAt is where a struct fuse_in_header has the thread that sent the request, 0
+// for the kernel itself, and for one that our process namespace does not have.
+const pidAt = 32
 
 // look takes a tick into account in which the leader answered so many requests. It
-// returns how many were answered, and whether one more helper shall begin.
+// returns how many were answered, and whether a helper shall begin. As with
+// together, ticks of a flow raise the level if half of the requests are a crowd's,
+// and lower it if less than a quarter are: without a helper it is 0.63 of two
+// clients' and 0.83 of four's, with one 0.41 and 0.72.
 func (c *crowd) look(led uint64) (requests uint64, begin bool) {
 	requests, met := led+c.helped.Swap(0), c.met.Swap(0)
 	switch {
@@ -45,30 +39,13 @@ func (c *crowd) look(led uint64) (requests uint64, begin bool) {
 	case met*2 >= requests:
 		c.level = min(c.level+1, full)
 	}
-	wanted := c.wanted.Load()
 	switch {
-	case c.level == full && int(wanted) < min(mostHelpers, processors-1):
-		c.level /= 2
-		c.wanted.Store(wanted + 1)
-		// One that has not noticed yet that it was not wanted any more may go on.
-		if c.alive.Load() <= wanted {
-			c.alive.Add(1)
-			return requests, true
-		}
-	case c.level == 0 && wanted > 0:
-		c.wanted.Store(wanted - 1)
+	case c.level == full && processors > 1:
+		c.wanted.Store(true)
+	case c.level == 0:
+		c.wanted.Store(false)
 	}
-	return requests, false
-}
-
-// ends reports whether a helper shall end, which it must then do.
-func (c *crowd) ends() bool {
-	for n := c.alive.Load(); n > c.wanted.Load(); n = c.alive.Load() {
-		if c.alive.CompareAndSwap(n, n-1) {
-			return true
-		}
-	}
-	return false
+	return requests, c.wanted.Load() && c.alive.CompareAndSwap(false, true)
 }
 
 // A queue is what a reader has seen of those who wait.
@@ -94,14 +71,19 @@ func (q *queue) note(c *crowd, in []byte, waited bool) {
 // help is the life of a helper: it answers requests until it is not needed any
 // more, or there are none.
 func (d *Device) help() {
+	defer d.crowd.alive.Store(false)
 	b, err := newBuffers(d.size)
 	if err != nil {
-		d.crowd.alive.Add(-1)
-		return // the leader says so if it matters
+		return // it goes without
 	}
 	defer b.free()
 	var q queue
-	for waited := false; !d.crowd.ends(); {
+	for waited := false; d.crowd.wanted.Load(); {
+		select {
+		case <-d.done:
+			return
+		default:
+		}
 		n, err := tryRead(d.fd, b.in)
 		switch err {
 		case nil:
@@ -113,7 +95,8 @@ func (d *Device) help() {
 		case unix.EAGAIN:
 			waited = false
 			unix.Poll([]unix.PollFd{{Fd: int32(d.fd), Events: unix.POLLIN}}, int(rest/time.Millisecond))
-		default: // the end, or an error that the leader sees, too
+		default:
+			d.unreadable(err)
 			return
 		}
 	}

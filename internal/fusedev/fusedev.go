@@ -4,7 +4,7 @@
 //
 // # Who reads
 //
-// One goroutine at a time, the leader, reads the device and answers requests
+// Mostly one goroutine, the leader, reads the device and answers requests
 // itself: most take a few microseconds, less than waking another thread. It
 // polls the device for a moment before it sleeps, since most of a round trip
 // is the waking of a sleeping processor; see pause, load and together.
@@ -179,20 +179,24 @@ func (d *Device) finish(err error) {
 	})
 }
 
+// unreadable ends reading, since that failed so.
+func (d *Device) unreadable(err error) {
+	if err == unix.ENODEV { // unmounted
+		d.finish(nil)
+		return
+	}
+	d.finish(fmt.Errorf("/dev/fuse: %w", err))
+}
+
 // leadWith reads and answers requests until the lead is another's, or there
 // are none any more.
 func (d *Device) leadWith(b *buffers) {
 	for turn := d.turn.Load(); ; turn += 2 {
 		in, rest, err := d.pause.read(d.fd, b)
-		if err == unix.ENODEV { // unmounted
-			d.finish(nil)
-			return
-		}
 		if err != nil {
-			d.finish(fmt.Errorf("/dev/fuse: %w", err))
+			d.unreadable(err)
 			return
 		}
-		d.pause.queue.note(&d.crowd, in, d.pause.waited)
 		start := time.Now()
 		slow := d.slow.Load() > 0
 		if long := d.handler.MayTakeLong(in, slow); long || slow && ready(d.fd) {
@@ -203,6 +207,7 @@ func (d *Device) leadWith(b *buffers) {
 			write(d.fd, d.handle(in, rest, b.out, start))
 			return
 		}
+		d.pause.queue.note(&d.crowd, in, d.pause.waited)
 		d.turn.Store(turn + 1)
 		if d.asleep.Load() && d.asleep.CompareAndSwap(true, false) {
 			d.wake <- struct{}{}
@@ -219,32 +224,33 @@ func (d *Device) leadWith(b *buffers) {
 }
 
 // handle lets the request be handled, and notes whether it took long. While all
-// processors are busy it counts only if it slept, too, since others may have had
-// the processor: without that the lead went from thread to thread, and eight
-// clients' work took 3.0 s instead of 2.8. To ask whether it slept takes half a
-// microsecond, so only those after a long one are asked.
+// processors are busy, as they are with a helper, it counts only if it slept, too,
+// since others may have had the processor: without that the lead went from thread
+// to thread, and eight clients' work took 3.0 s instead of 2.8. To ask whether it
+// slept takes half a microsecond, so only some are asked, after a long one.
 func (d *Device) handle(in []byte, rest *Pipe, out []byte, start time.Time) (reply []byte) {
 	carried := len(in)
 	if rest != nil {
 		carried += rest.n
 		defer rest.drop()
 	}
-	busy := d.pause.load.busy.Load() || d.crowd.wanted.Load() > 0
+	busy := d.pause.load.busy.Load() || d.crowd.wanted.Load()
 	doubt, slept := busy && d.doubt.Load() > 0, int64(0)
 	if doubt {
 		d.doubt.Add(-1)
 		slept = sleeps()
 	}
 	n := d.handler.Handle(in, rest, out)
-	switch {
-	case time.Since(start) <= long+time.Duration(carried+n):
-		if s := d.slow.Load(); s > 0 {
-			d.slow.CompareAndSwap(s, s-1)
-		}
-	case !busy || doubt && sleeps() != slept:
+	tookLong := time.Since(start) > long+time.Duration(carried+n)
+	if tookLong && (!busy || doubt && sleeps() != slept) {
 		d.slow.Store(wary)
-	default:
+		return out[:n]
+	}
+	if tookLong {
 		d.doubt.Store(wary)
+	}
+	if s := d.slow.Load(); s > 0 {
+		d.slow.CompareAndSwap(s, s-1)
 	}
 	return out[:n]
 }
@@ -282,7 +288,7 @@ func (d *Device) watch() {
 			d.readers.Go(d.help)
 		}
 		if processors == 2 {
-			beside.look(requests, blocksRead(), crowded || d.crowd.wanted.Load() > 0 || !d.pause.load.free())
+			beside.look(requests, blocksRead(), crowded || d.crowd.wanted.Load() || !d.pause.load.free())
 		}
 		if turn != met || requests > 0 {
 			quiet = 0

@@ -171,7 +171,7 @@ func TestRequestsThatNeedOthers(t *testing.T) {
 }
 
 // What takes long is taken for a disk's, but while all processors are busy only if
-// the thread slept.
+// the thread slept, which is asked from the second one on.
 func TestSlow(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -186,21 +186,28 @@ func TestSlow(t *testing.T) {
 	for _, c := range []struct {
 		busy   bool
 		answer func(string)
-		want   int32
-	}{{false, sleep, wary}, {false, work, wary}, {true, sleep, wary}, {true, work, 0}} {
-		var got int32
+		want   [2]int32 // after one and two
+	}{
+		{false, sleep, [2]int32{wary, wary}},
+		{false, work, [2]int32{wary, wary}},
+		{true, sleep, [2]int32{wary - 2, wary}},
+		{true, work, [2]int32{wary - 2, wary - 3}},
+	} {
+		var got [2]int32
 		for range 10 { // the test may be kept waiting itself
 			d := New(-1, 1<<16, handler{answer: c.answer})
 			d.pause.load.busy.Store(c.busy)
-			for range 2 { // while they are busy the first one only makes it look
+			d.slow.Store(wary - 1)
+			for i := range got {
 				d.handle([]byte("x"), nil, make([]byte, 1), time.Now())
+				got[i] = d.slow.Load()
 			}
-			if got = d.slow.Load(); got == c.want {
+			if got == c.want {
 				break
 			}
 		}
 		if got != c.want {
-			t.Errorf("%+v: %d requests are expected to take long", c, got)
+			t.Errorf("busy is %v: %d requests are expected to take long, not %d", c.busy, got, c.want)
 		}
 	}
 }

@@ -9,11 +9,11 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	if n.indexed(u, st) {
 		return nil
 	}
-	r, err := u.ref(n)
+	r, err := u.attrRef(n)
 	if err != nil {
 		return err
 	}
-	l := u.upper // held
+	l := u.upper
 	if r.d != nil {
 		l = r.d.layer
 	}
@@ -110,7 +110,7 @@ func (u *Union) Setattr(n *Node, a SetAttr) error {
 			return err
 		}
 	}
-	r, err := u.ref(n)
+	r, err := u.attrRef(n)
 	if err != nil {
 		return err
 	}

@@ -214,5 +214,12 @@ func (f *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name strin
 	if s := f.noXattr(name); s != fuse.OK {
 		return s
 	}
-	return status(f.u.Removexattr(f.node(h.NodeId), name))
+	n := f.node(h.NodeId)
+	if name == union.Capability {
+		// Who is not privileged removes it by writing or by chown(2) only.
+		if err := f.mayKillPriv(n, h, true); err != nil {
+			return status(err)
+		}
+	}
+	return status(f.u.Removexattr(n, name))
 }

@@ -163,7 +163,13 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	if a.UID != nil && *a.UID == noID || a.GID != nil && *a.GID == noID {
 		return fuse.EINVAL // an id that our namespace does not have
 	}
-	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0 || killsPriv(n, in)
+	a.KillPriv = in.Valid&fuse.FATTR_KILL_SUIDGID != 0
+	if changesNothing(in) {
+		var err error
+		if a.KillPriv, err = f.killsPriv(n, in); err != nil {
+			return status(err)
+		}
+	}
 	if in.Valid&fuse.FATTR_ATIME != 0 {
 		a.Atime = &unix.Timespec{Sec: int64(in.Atime), Nsec: int64(in.Atimensec)}
 		if in.Valid&fuse.FATTR_ATIME_NOW != 0 {
@@ -186,13 +192,42 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 	return f.attrOut(n, out)
 }
 
+// changesNothing reports whether a request names nothing to be changed: it is for
+// set-id bits or capabilities to be dropped.
+func changesNothing(in *fuse.SetAttrIn) bool {
+	const changes = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	return in.Valid&changes == 0
+}
+
 // killsPriv reports whether a request that changes nothing is for set-id bits to
 // be dropped: chown(2) to -1 and -1, which of a regular file is known by its
 // ctime, or fallocate(2) and writing by one who may not keep them. Otherwise it
 // is for capabilities alone, which the upper's file system drops at the write.
-func killsPriv(n *union.Node, in *fuse.SetAttrIn) bool {
-	const changes = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_SIZE | fuse.FATTR_ATIME | fuse.FATTR_MTIME
-	return in.Valid&changes == 0 && (n.Type() != unix.S_IFREG || in.Valid&fuse.FATTR_CTIME != 0 || in.Caller.Uid != 0)
+func (f *fileSystem) killsPriv(n *union.Node, in *fuse.SetAttrIn) (bool, error) {
+	writes := n.Type() == unix.S_IFREG && in.Valid&fuse.FATTR_CTIME == 0
+	if writes && in.Caller.Uid == 0 {
+		return false, nil
+	}
+	return true, f.mayKillPriv(n, &in.InHeader, writes)
+}
+
+// mayKillPriv returns EPERM if the caller may not take n's set-id bits, and what
+// goes with them, since n is another's: everybody may call chown(2) with -1 and
+// -1, but not of such a file. That is ours to say, as the kernel takes the change
+// of the mode out of the request before it checks it (fuse_setattr). A stranger who
+// may write such a file takes them, too.
+func (f *fileSystem) mayKillPriv(n *union.Node, in *fuse.InHeader, writes bool) error {
+	if in.Caller.Uid == 0 || n.Type() == unix.S_IFDIR {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := f.u.Getattr(n, &st); err != nil {
+		return err
+	}
+	if union.WithoutPriv(st.Mode) == st.Mode || in.Caller.Uid == f.ids.outUID(st.Uid) || writes && st.Mode&0o022 != 0 {
+		return nil
+	}
+	return unix.EPERM
 }
 
 func (f *fileSystem) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {

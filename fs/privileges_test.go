@@ -97,6 +97,7 @@ var changesOfPrograms = []struct {
 	}},
 	{"link", func(r *run, path string) error { return os.Link(path, path+"2") }},
 	{"chgrp", func(r *run, path string) error { return os.Chown(path, -1, os.Getegid()) }},
+	{"chown to nobody", func(r *run, path string) error { return os.Chown(path, -1, -1) }},
 	{"setxattr", func(r *run, path string) error { return unix.Setxattr(path, "user.x", []byte("y"), 0) }},
 }
 
@@ -224,5 +225,36 @@ func TestPrivileges(t *testing.T) {
 	}
 	for name, ops := range privilegeCases {
 		t.Run(name, func(t *testing.T) { compare(t, []layer{tree("top"), privileged}, ops) })
+	}
+}
+
+// TestStrangersChown: chown(2) with -1 and -1, which everybody may call, takes
+// nothing from a program that is another's.
+func TestStrangersChown(t *testing.T) {
+	if os.Geteuid() != 0 || os.Getenv("PLASH_TEST_USER") == "one id" {
+		t.Skip("it takes several users")
+	}
+	for _, through := range []bool{false, true} {
+		s := newStack(t, 1)
+		fill(t, s.lowers[0], tree("sudo: program", "plain: text"))
+		if err := unix.Chmod(filepath.Join(s.lowers[0], "sudo"), 0o4755); err != nil {
+			t.Fatal(err)
+		}
+		s.change = func(c *serveConfig) { c.Serve.WriteThrough = through }
+		s.mount()
+		for name, want := range map[string]error{"sudo": unix.EPERM, "plain": nil} {
+			fd, err := unix.Open(s.path(name), unix.O_PATH|unix.O_CLOEXEC, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = as(1001, func(func(string) string) error { return unix.Fchownat(fd, "", -1, -1, unix.AT_EMPTY_PATH) })(nil)
+			if err != want {
+				t.Errorf("%s, written through %v: %v, not %v", name, through, err, want)
+			}
+			unix.Close(fd)
+		}
+		if info, err := os.Stat(s.path("sudo")); err != nil || info.Mode() != os.ModeSetuid|0o755 {
+			t.Errorf("written through %v: %v, %v", through, info.Mode(), err)
+		}
 	}
 }

@@ -145,7 +145,7 @@ func (u *Union) setOwnerMode(n *Node, r ref, a SetAttr) error {
 		}
 		r.override(u.upper, &st)
 		if n.Type() == unix.S_IFREG && a.Mode == nil { // as chown(2) does
-			st.Mode = withoutPriv(st.Mode)
+			st.Mode = WithoutPriv(st.Mode)
 		}
 		return u.setOverride(r, st, a.UID, a.GID, a.Mode)
 	}

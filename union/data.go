@@ -147,7 +147,7 @@ func (u *Union) dropPriv(fd int) error {
 	}
 	r := ref{fd: fd}
 	r.override(u.upper, &st)
-	mode := withoutPriv(st.Mode)
+	mode := WithoutPriv(st.Mode)
 	if mode == st.Mode {
 		return nil
 	}
@@ -157,7 +157,9 @@ func (u *Union) dropPriv(fd int) error {
 	return unix.Fchmod(fd, mode&0o7777)
 }
 
-func withoutPriv(mode uint32) uint32 {
+// WithoutPriv returns mode without the bits that go when one who may not keep them
+// changes the file: set-uid, and set-gid where the group may execute.
+func WithoutPriv(mode uint32) uint32 {
 	if mode&unix.S_IXGRP != 0 {
 		mode &^= unix.S_ISGID
 	}

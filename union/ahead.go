@@ -101,7 +101,7 @@ func (u *Union) fetch(d *dirState, name string) {
 		return
 	}
 	defer dir.unpin()
-	fd, err := ref{fd: dir.fd, name: name, d: h.in}.openData(u, false)
+	fd, err := ref{fd: dir.fd, name: name, d: h.in}.openRead(u)
 	if err != nil {
 		return
 	}

@@ -245,7 +245,7 @@ func (u *Union) Readlink(n *Node) (string, error) {
 	k, err := unix.Readlinkat(r.fd, r.name, buf)
 	if err == unix.EINVAL && r.overridden() { // a file that stands for a symlink
 		var fd int
-		if fd, err = r.openData(u, false); err != nil {
+		if fd, err = r.openRead(u); err != nil {
 			return "", err
 		}
 		defer unix.Close(fd)

@@ -22,12 +22,17 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	if h := n.openData(write); h != nil { // meanwhile
 		return h, nil
 	}
-	upper := r.d == nil || r.d.layer == u.upper
-	fd, err := r.openData(u, upper)
+	var fd int
+	writable := false
+	if r.d == nil || r.d.layer == u.upper {
+		fd, writable, err = r.openUpper(u, write)
+	} else {
+		fd, err = r.openRead(u)
+	}
 	if err != nil {
 		return nil, err
 	}
-	h := u.fds.add(fd, upper, &n.data)
+	h := u.fds.add(fd, writable, &n.data)
 	if old := n.data.Swap(h); old != nil {
 		old.retire()
 	}
@@ -42,12 +47,46 @@ func (n *Node) openData(write bool) *handle {
 	return nil
 }
 
-// openData opens the object for reading, one of the upper for writing, too.
-// A lower's access time is not touched where we may prevent it. ESTALE: see verify.
-func (r ref) openData(u *Union, upper bool) (int, error) {
-	if upper {
-		return r.open(u, unix.O_RDWR)
+// openUpper opens an object of the upper for reading and writing, or, if it cannot be
+// written now and need not be, for reading only. It reports whether for both.
+func (r ref) openUpper(u *Union, write bool) (fd int, both bool, err error) {
+	fd, err = r.open(u, unix.O_RDWR)
+	if err == nil {
+		return fd, true, nil
 	}
+	if !write && (err == unix.EACCES || err == unix.EPERM || err == unix.EROFS || err == unix.ETXTBSY) {
+		if fd, err := r.open(u, unix.O_RDONLY); err == nil {
+			return fd, false, nil
+		}
+	}
+	if err == unix.EACCES {
+		fd, err = r.openDenied(u)
+	}
+	return fd, err == nil, err
+}
+
+// openDenied opens an object of this process's that its mode keeps from its owner:
+// a program that has it open may go on, whatever the mode is by now, even if our
+// descriptor was closed meanwhile for want of room.
+func (r ref) openDenied(u *Union) (int, error) {
+	var st unix.Stat_t
+	if err := r.stat(&st); err != nil {
+		return -1, err
+	}
+	if st.Mode&0o600 == 0o600 || r.chmod(st.Mode&0o7777|0o600) != nil {
+		return -1, unix.EACCES
+	}
+	fd, err := r.open(u, unix.O_RDWR)
+	if back := r.chmod(st.Mode & 0o7777); err == nil && back != nil {
+		unix.Close(fd)
+		return -1, back
+	}
+	return fd, err
+}
+
+// openRead opens an object for reading. A lower's access time is not touched where
+// we may prevent it. ESTALE: see verify.
+func (r ref) openRead(u *Union) (int, error) {
 	fd, err := r.open(u, unix.O_RDONLY|unix.O_NOATIME)
 	if err == unix.EPERM {
 		fd, err = r.open(u, unix.O_RDONLY)
@@ -73,7 +112,7 @@ func (u *Union) Open(n *Node) (int, error) {
 		return -1, err
 	}
 	defer r.done()
-	return r.openData(u, false)
+	return r.openRead(u)
 }
 
 // Read reads into buf from offset off and returns how many bytes there were;
@@ -225,7 +264,7 @@ func (u *Union) Fsync(n *Node) error {
 		defer h.unpin()
 		return unix.Fsync(h.fd)
 	}
-	h, err := u.pinData(n, true)
+	h, err := u.pinData(n, false)
 	if err != nil {
 		return err
 	}

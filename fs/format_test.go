@@ -188,6 +188,14 @@ func TestXattrPermissions(t *testing.T) {
 				t.Errorf("mode %d: %q %v", mode, v[:max(n, 0)], err)
 			}
 		}
+		reserved(t, s.path("new"), name)
+		gone, err := os.OpenFile(s.path("gone"), os.O_CREATE|os.O_RDWR, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(s.path("gone"))
+		reserved(t, fdName(int(gone.Fd())), name)
+		gone.Close()
 		s.remount()
 		diff(t, "the tree after a remount", want, dump(t, s.mnt))
 		if f, err := os.OpenFile(s.path("low"), os.O_WRONLY, 0); err != nil {
@@ -195,6 +203,42 @@ func TestXattrPermissions(t *testing.T) {
 		} else {
 			f.Close()
 		}
+	}
+}
+
+// reserved checks that the attribute name of path is not a user's, which has no other.
+func reserved(t *testing.T, path, name string) {
+	t.Helper()
+	if err := unix.Setxattr(path, name, []byte("0:0:4755"), 0); err != unix.EPERM {
+		t.Errorf("%s set: %v", name, err)
+	}
+	if err := unix.Removexattr(path, name); err != unix.EPERM {
+		t.Errorf("%s removed: %v", name, err)
+	}
+	if _, err := unix.Getxattr(path, name, nil); err != unix.ENODATA {
+		t.Errorf("%s read: %v", name, err)
+	}
+	if n, err := unix.Listxattr(path, nil); n != 0 || err != nil {
+		t.Errorf("with %s attributes are listed, %d bytes, %v", name, n, err)
+	}
+}
+
+// TestReserved: where owners are not kept in attributes, those are any others, as a
+// union in this one needs them, but for that which would make the next mount of the
+// upper keep them so.
+func TestReserved(t *testing.T) {
+	const name = "user.containers.override_stat"
+	s := newStack(t, 1)
+	fill(t, s.lowers[0], tree("low: text"))
+	s.mount()
+	reserved(t, s.mnt, name)
+	setxattr(t, s.path("low"), name, "0:0:4755")
+	s.remount()
+	if info, err := os.Stat(s.path("low")); err != nil || info.Mode() != 0o644 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
+	if names := xattrs(s.path("low")); !strings.Contains(names, name) {
+		t.Errorf("lost: %s", names)
 	}
 }
 

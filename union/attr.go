@@ -13,10 +13,7 @@ func (u *Union) Getattr(n *Node, st *unix.Stat_t) error {
 	if err != nil {
 		return err
 	}
-	l := u.upper
-	if r.d != nil {
-		l = r.d.layer
-	}
+	l := r.d.layer
 	if err = r.stat(st); err == nil {
 		r.override(l, st)
 	}

@@ -24,7 +24,7 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	}
 	var fd int
 	writable := false
-	if r.d == nil || r.d.layer == u.upper {
+	if r.d.layer == u.upper {
 		fd, writable, err = r.openUpper(u, write)
 	} else {
 		fd, err = r.openRead(u)

@@ -192,7 +192,7 @@ func (r ref) verify(u *Union, fd int, err error) error {
 	if err != nil {
 		return u.lost(r.d, err)
 	}
-	if r.d == nil || r.d.layer.attrs == nil || r.d.marks.Load()&marksChecked == 0 || r.name == "" {
+	if r.d.layer.attrs == nil || r.d.marks.Load()&marksChecked == 0 || r.name == "" {
 		return nil
 	}
 	var want, have unix.Stat_t
@@ -210,10 +210,10 @@ func (r ref) verify(u *Union, fd int, err error) error {
 	return nil
 }
 
-// lost is told that something in d, which may be nil, cannot be reached, and
+// lost is told that something in d cannot be reached, and
 // returns ESTALE instead of err if an index said that it is there.
 func (u *Union) lost(d *layerDir, err error) error {
-	if d == nil || d.layer.attrs == nil || err != unix.ENOENT && err != unix.ENOTDIR && err != unix.ELOOP {
+	if d.layer.attrs == nil || err != unix.ENOENT && err != unix.ENOTDIR && err != unix.ELOOP {
 		return err
 	}
 	return u.stale(d.layer)

@@ -375,7 +375,7 @@ type ref struct {
 	name string
 	pin  *handle
 	n    *Node     // its loc is locked, nil if not
-	d    *layerDir // nil: the upper's, see attrRef and extra.held
+	d    *layerDir // where it lies, the upper's root if that is not known; nil while it is made
 }
 
 // ref finds the node's object. The caller must call done.
@@ -409,7 +409,7 @@ func (u *Union) attrRef(n *Node) (ref, error) {
 		n.loc.Lock()
 		if n.key.upper() {
 			if h := n.openData(false); h != nil {
-				return ref{fd: h.fd, pin: h, n: n}, nil
+				return ref{fd: h.fd, pin: h, n: n, d: u.upper.root}, nil
 			}
 		}
 		n.loc.Unlock()
@@ -421,7 +421,7 @@ func (u *Union) attrRef(n *Node) (ref, error) {
 func (u *Union) refLocked(n *Node) (ref, error) {
 	x := n.has()
 	if x.held >= 0 {
-		return ref{fd: x.held}, nil
+		return ref{fd: x.held, d: u.upper.root}, nil
 	}
 	d, name := n.ldir, n.name()
 	switch {

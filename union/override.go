@@ -33,7 +33,7 @@ func overrideOf(fd int) string {
 }
 
 // overridden reports whether r's layer keeps owners in attributes.
-func (r ref) overridden() bool { return r.d != nil && r.d.layer.override != "" }
+func (r ref) overridden() bool { return r.d.layer.override != "" }
 
 func isOverride(name string) bool {
 	return name == overrideUser || name == overridePrivileged || name == overrideFormerly

@@ -31,6 +31,14 @@ func shownXattr(name string) (string, bool) {
 	return name, !strings.HasPrefix(name, "user.fuseoverlayfs.")
 }
 
+// reserved reports whether n's attribute name, where n lies in layer l, is not for
+// users: it says who owns n and what its mode is, or, of the root, that all such
+// attributes of a layer do. Who owns a file could else give it to root, and have
+// it run as root.
+func (u *Union) reserved(n *Node, name string, l *layer) bool {
+	return strings.HasPrefix(name, "user.fuseoverlayfs.") || isOverride(name) && (l.override != "" || n == u.root)
+}
+
 // Capability is the attribute that the kernel asks for before it executes a file,
 // changes its owner, and writes to it first: twice for each file of an archive.
 const Capability = "security.capability"
@@ -46,7 +54,7 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (int, error) {
 		return 0, err
 	}
 	defer r.done()
-	if r.fd < 0 {
+	if r.fd < 0 || u.reserved(n, name, r.d.layer) {
 		return 0, unix.ENODATA
 	}
 	k, err := r.getxattr(storedXattr(name), buf)
@@ -76,7 +84,7 @@ func (u *Union) Listxattr(n *Node, fd int) ([]string, error) {
 	}
 	shown := stored[:0]
 	for _, name := range stored {
-		if s, ok := shownXattr(name); ok && !(isOverride(name) && r.overridden()) {
+		if s, ok := shownXattr(name); ok && !u.reserved(n, name, r.d.layer) {
 			shown = append(shown, s)
 		}
 	}
@@ -108,6 +116,9 @@ func (u *Union) Removexattr(n *Node, name string) error {
 }
 
 func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored string) error) error {
+	if u.upper != nil && u.reserved(n, name, u.upper) {
+		return unix.EPERM
+	}
 	if err := u.copyUp(n, -1); err != nil {
 		return err
 	}

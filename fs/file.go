@@ -197,6 +197,11 @@ func (f *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name strin
 	}
 	f.ids.aclIn(name, data)
 	n := f.node(in.NodeId)
+	if name == union.Capability {
+		// What is still to be written, which the kernel hands on before a change of
+		// owner or mode but not before this, would take it away again.
+		f.device.InvalidateInode(in.NodeId) // fails for an inode that has no pages
+	}
 	// The kernel says so of default ACLs, too, which grant nothing.
 	kill := in.SetXAttrFlags&fuse.SETXATTR_ACL_KILL_SGID != 0 && name == "system.posix_acl_access"
 	if err := f.u.Setxattr(n, name, data, int(in.Flags)); err != nil || !kill {

@@ -127,6 +127,16 @@ var privilegeCases = map[string]func(r *run){
 			}
 		})
 	},
+	"capabilities of what has just been written": func(r *run) {
+		f, err := os.Create(r.path("fresh"))
+		r.do("create", err)
+		_, err = f.WriteString("0123456789")
+		r.do("write", err)
+		r.do("capability", unix.Fsetxattr(int(f.Fd()), "security.capability", fileCaps(), 0))
+		r.do("close", f.Close())
+		r.stat("fresh")
+		r.note("attributes", xattrs(r.path("fresh")))
+	},
 	"sticky directory": func(r *run) {
 		r.as(1000, func() {
 			r.do("another's", os.Remove(r.path("sticky/b")))

@@ -19,10 +19,10 @@ func TestCopyData(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer src.Close()
-	piece := make([]byte, 3*large/2+100)
+	piece := make([]byte, 2*large)
 	rand.NewChaCha8([32]byte{1}).Read(piece)
-	for _, at := range []int64{4 * large, 8 * large, 12 * large} { // the last piece is small
-		if _, err := src.WriteAt(piece[:min(len(piece), int(13*large-at))/int(at/(4*large))], at); err != nil {
+	for at, length := range map[int64]int{4 * large: 3*large/2 + 100, 8 * large: large + 5, 12 * large: large / 3} {
+		if _, err := src.WriteAt(piece[:length], at); err != nil {
 			t.Fatal(err)
 		}
 	}

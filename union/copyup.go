@@ -209,7 +209,8 @@ func (u *Union) keepTimes(d *layerDir, f func(fd int) error) error {
 		return err
 	}
 	ts := [2]unix.Timespec{st.Atim, st.Mtim}
-	return ref{fd: h.fd}.utimes(&ts)
+	ref{fd: h.fd}.utimes(&ts) // what f did is done, even if this fails
+	return nil
 }
 
 // become makes n the node of the upper object k, which put puts where it can be
@@ -517,8 +518,8 @@ func copyRange(dst, src int, off, end int64, l *layer) error {
 // file systems, which saves one copy of two.
 const large = 256 << 10
 
-// sendfile copies what lies from off to end, and reports whether all of it; off is
-// where it stopped.
+// sendfile copies what lies from off to end, and reports whether all of it; if not, off
+// is where it stopped, and who copies the rest finds the error.
 func sendfile(dst, src int, off *int64, end int64) bool {
 	if _, err := unix.Seek(dst, *off, unix.SEEK_SET); err != nil {
 		return false

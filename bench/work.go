@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,7 @@ var works = map[string]func(args []string) error{
 	"stat-all":   statAll,
 	"look":       func(args []string) error { return repeat(args[0], look) },
 	"client":     client,
+	"second":     second,
 }
 
 func work(name string, args []string) error {
@@ -332,5 +334,12 @@ func client(args []string) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// second waits until a second begins.
+func second([]string) error {
+	now := time.Now()
+	time.Sleep(now.Truncate(time.Second).Add(time.Second).Sub(now))
 	return nil
 }

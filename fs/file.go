@@ -1,6 +1,9 @@
 package fs
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
@@ -173,6 +176,9 @@ func (f *fileSystem) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte)
 	names, err := f.u.Listxattr(f.node(h.NodeId), -1)
 	if err != nil {
 		return 0, status(err)
+	}
+	if h.Caller.Uid != 0 { // as the kernel's own file systems do, see xattr(7)
+		names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "trusted.") })
 	}
 	size := 0
 	for _, name := range names {

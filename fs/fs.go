@@ -40,8 +40,9 @@ type fileSystem struct {
 	opens  atomic.Int32 // how many OPENs are still answered
 	blocks later        // nodes for askBlocks
 
-	relists bool  // the kernel forgets attributes of files that are closed
-	relist  later // directories for dropList
+	collects bool  // the kernel collects writes, and has times of its own
+	relists  bool  // the kernel forgets attributes of files that are closed
+	relist   later // directories for dropList
 
 	timeout                      time.Duration
 	noXattrs, noACL, staticNlink bool // see Options
@@ -208,6 +209,9 @@ func (f *fileSystem) killsPriv(n *union.Node, in *fuse.SetAttrIn) (bool, error) 
 	if writes && in.Caller.Uid == 0 {
 		return false, nil
 	}
+	if writes && f.collects {
+		return true, nil
+	}
 	return true, f.mayKillPriv(n, &in.InHeader, writes)
 }
 
@@ -215,8 +219,9 @@ func (f *fileSystem) killsPriv(n *union.Node, in *fuse.SetAttrIn) (bool, error) 
 // goes with them, since n is another's: everybody may call chown(2) with -1 and
 // -1, but not of such a file. That is ours to say, as the kernel takes the change
 // of the mode out of the request before it checks it (fuse_setattr). A stranger who
-// may write such a file takes them, too.
-func (f *fileSystem) mayKillPriv(n *union.Node, in *fuse.InHeader, writes bool) error {
+// writes takes them, too. If it is not known that he does, he is taken for one who
+// could have opened the file for that.
+func (f *fileSystem) mayKillPriv(n *union.Node, in *fuse.InHeader, perhapsWrites bool) error {
 	if in.Caller.Uid == 0 || n.Type() == unix.S_IFDIR {
 		return nil
 	}
@@ -224,7 +229,7 @@ func (f *fileSystem) mayKillPriv(n *union.Node, in *fuse.InHeader, writes bool) 
 	if err := f.u.Getattr(n, &st); err != nil {
 		return err
 	}
-	if union.WithoutPriv(st.Mode) == st.Mode || in.Caller.Uid == f.ids.outUID(st.Uid) || writes && st.Mode&0o022 != 0 {
+	if union.WithoutPriv(st.Mode) == st.Mode || in.Caller.Uid == f.ids.outUID(st.Uid) || perhapsWrites && st.Mode&0o022 != 0 {
 		return nil
 	}
 	return unix.EPERM

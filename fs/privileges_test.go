@@ -137,6 +137,37 @@ var privilegeCases = map[string]func(r *run){
 		r.stat("fresh")
 		r.note("attributes", xattrs(r.path("fresh")))
 	},
+	"an inherited descriptor of another's program": func(r *run) {
+		for _, how := range []string{"write", "fallocate"} {
+			path := r.path("given-" + how)
+			r.do("create", writeSync(path, os.O_CREATE, "0123456789"))
+			r.do("chmod", unix.Chmod(path, 0o6755))
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			r.do("open", err)
+			r.as(1001, func() {
+				if how == "write" {
+					_, err = f.Write([]byte("x"))
+				} else {
+					err = unix.Fallocate(int(f.Fd()), 0, 0, 5000)
+				}
+				r.do(how, err)
+			})
+			f.Close()
+			r.stat("given-" + how)
+		}
+	},
+	"trusted attributes are root's": func(r *run) {
+		path := r.path("trusted")
+		r.do("create", os.WriteFile(path, nil, 0o644))
+		r.do("set", unix.Setxattr(path, "trusted.x", []byte("y"), 0))
+		r.note("root sees", xattrs(path))
+		r.as(1001, func() {
+			// Not by its fsuid alone: this is about CAP_SYS_ADMIN.
+			unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 1001, ^uintptr(0))
+			defer unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+			r.note("another sees", xattrs(path))
+		})
+	},
 	"sticky directory": func(r *run) {
 		r.as(1000, func() {
 			r.do("another's", os.Remove(r.path("sticky/b")))

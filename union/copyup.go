@@ -255,7 +255,11 @@ func (u *Union) copyUpFile(n *Node, size int64) error {
 		return err
 	}
 	// Before it can be found, or a listing would show it with another number.
-	u.setOrigin(n, c.ref, c.st.Ino, low.Dev, low.Ino)
+	if low.Nlink == 1 {
+		u.setOrigin(n, c.ref, c.st.Ino, low.Dev, low.Ino)
+	} else { // not for good while other names may stay the lower object, see linkNames
+		u.origins.set(c.st.Ino, n.ino)
+	}
 	err = u.publish(n, func(parent *layerDir, fd int, name string) error {
 		was := n.key
 		others := int32(low.Nlink) + n.has().links // names of the lower object that are left

@@ -10,7 +10,9 @@ import (
 // of them: the node is found by the lower object's key as well, and gets each
 // other name in the upper when that is looked up. If the layer has an index,
 // which tells the other names, they are all linked at once. Then it is one file
-// for good, in a later mount and for the kernel too.
+// for good, in a later mount and for the kernel too. If not, the copy has a number
+// of its own in later mounts: programs that archive would take it and what the other
+// names still stand for to be one file.
 
 // linkNames gives n, which was just copied up, all names that it has in the
 // merged tree. Its copy lock is held. What cannot be linked stays to be linked at
@@ -48,6 +50,13 @@ func (u *Union) linkNames(n *Node) {
 	}
 	n.loc.Unlock()
 	u.Forget(n, 1) // that of become: no name leads to the lower object any more
+	if r, err := u.attrRef(n); err == nil {
+		var st unix.Stat_t
+		if r.stat(&st) == nil {
+			u.setOrigin(n, r, st.Ino, l.device, low.ino)
+		}
+		r.done()
+	}
 }
 
 // lookupPath is Lookup of a path from the root.

@@ -373,3 +373,36 @@ func (m *linkModel) compare(when string) {
 	m.forget(all...)
 	m.log = append(m.log, "compare")
 }
+
+// TestLinkNumbers: files that came apart have numbers of their own in a later mount,
+// or who archives them takes them for one; a file that stayed one keeps its number.
+func TestLinkNumbers(t *testing.T) {
+	for _, withIndex := range []bool{false, true} {
+		dir := t.TempDir()
+		write(t, dir, "a")
+		check(t, os.Link(filepath.Join(dir, "a"), filepath.Join(dir, "b")))
+		c := Config{Lowers: []Layer{{Path: dir}}, Upper: t.TempDir(), Work: t.TempDir()}
+		if withIndex {
+			c.Lowers[0].Index = writeIndex(t, dir)
+		}
+		u, err := New(c)
+		check(t, err)
+		n := walk(t, u, "a")
+		was := n.Ino()
+		check(t, u.Write(n, []byte("new"), 0, false))
+		if b := walk(t, u, "b").Ino(); n.Ino() != was || b != was {
+			t.Errorf("index %v: the number %d became %d and %d", withIndex, was, n.Ino(), b)
+		}
+		if !withIndex { // walk has linked it
+			check(t, os.Remove(filepath.Join(c.Upper, "b")))
+		}
+		u.Close()
+		u, err = New(c)
+		check(t, err)
+		a, b := walk(t, u, "a").Ino(), walk(t, u, "b").Ino()
+		if withIndex && (a != was || b != was) || !withIndex && a == b {
+			t.Errorf("index %v: mounted again the number %d is %d and %d", withIndex, was, a, b)
+		}
+		u.Close()
+	}
+}

@@ -223,6 +223,64 @@ func reserved(t *testing.T, path, name string) {
 	}
 }
 
+// TestOwnersOfNew: where owners are kept in attributes new objects have the same as
+// elsewhere, there are no ACLs, and nothing in the upper is run as another or may be
+// used by others.
+func TestOwnersOfNew(t *testing.T) {
+	if os.Geteuid() != 0 || usertest.Active() {
+		t.Skip("it takes several users")
+	}
+	make := func(dir string) {
+		r := &run{t: t, mnt: dir}
+		old := unix.Umask(0)
+		defer unix.Umask(old)
+		for _, err := range []error{os.Mkdir(r.path("d"), 0o700), os.Chown(r.path("d"), -1, 2000), unix.Chmod(r.path("d"), 0o3777)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		d, err := unix.Open(r.path("d"), unix.O_PATH, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(d)
+		r.as(1001, func() {
+			for name, err := range map[string]error{
+				"file": unix.Mknodat(d, "file", unix.S_IFREG|0o4751, 0), "dir": unix.Mkdirat(d, "dir", 0o777),
+				"link": unix.Symlinkat("target", d, "link"), "fifo": unix.Mknodat(d, "fifo", unix.S_IFIFO|0o622, 0),
+			} {
+				if err != nil {
+					t.Error(name, err)
+				}
+			}
+			fd, err := unix.Openat(d, ".", unix.O_TMPFILE|unix.O_RDWR, 0o4755)
+			if err == nil {
+				err = unix.Linkat(unix.AT_FDCWD, fdName(fd), d, "tmp", unix.AT_SYMLINK_FOLLOW)
+				unix.Close(fd)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	want := t.TempDir()
+	make(want)
+	s := newStack(t, 1)
+	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+	s.mount()
+	make(s.mnt)
+	diff(t, "what was made", dump(t, want), dump(t, s.mnt))
+	if err := unix.Setxattr(s.path("d"), "system.posix_acl_default", aclOf(5, 0), 0); err != unix.EOPNOTSUPP {
+		t.Errorf("an ACL: %v", err)
+	}
+	for _, name := range []string{"d", "d/file", "d/tmp", "d/dir"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(s.upper, name), &st); err != nil || st.Mode&0o7077 != 0 {
+			t.Errorf("%s in the upper: mode %o, %v", name, st.Mode, err)
+		}
+	}
+}
+
 // TestReserved: where owners are not kept in attributes, those are any others, as a
 // union in this one needs them, but for that which would make the next mount of the
 // upper keep them so.

@@ -386,7 +386,7 @@ func (u *Union) copyMeta(n *Node, dst ref, st *unix.Stat_t) error {
 		return err
 	}
 	if src.fd >= 0 {
-		if err := copyXattrs(src, dst); err != nil {
+		if err := u.copyXattrs(src, dst); err != nil {
 			return err
 		}
 	}
@@ -444,7 +444,7 @@ func (u *Union) fillRegular(n *Node, d *layerDir, c *copied, st *unix.Stat_t, si
 			return err
 		}
 	}
-	if err := copyXattrs(ref{fd: src.fd, d: d}, c.ref); err != nil {
+	if err := u.copyXattrs(ref{fd: src.fd, d: d}, c.ref); err != nil {
 		return err
 	}
 	if c.st.Mode != st.Mode {
@@ -589,7 +589,7 @@ func (u *Union) copyModeTimes(dst ref, st *unix.Stat_t) error {
 // copyXattrs copies the extended attributes of src but those of the union
 // itself. Security labels and the like that may not be set here are left out,
 // as overlayfs does; ACLs and capabilities must not be lost.
-func copyXattrs(src, dst ref) error {
+func (u *Union) copyXattrs(src, dst ref) error {
 	names, err := listxattr(src)
 	if err == unix.ENOTSUP || len(names) == 0 {
 		return nil
@@ -601,6 +601,9 @@ func copyXattrs(src, dst ref) error {
 		if _, visible := shownXattr(name); !visible || isOverride(name) && src.overridden() {
 			continue
 		}
+		if u.KeepsModes() && strings.HasPrefix(name, aclPrefix) {
+			continue
+		}
 		value, err := getxattr(src, name)
 		if err == unix.ENODATA {
 			continue
@@ -608,7 +611,7 @@ func copyXattrs(src, dst ref) error {
 		if err == nil {
 			err = dst.setxattr(name, value, 0)
 		}
-		if err != nil && (err != unix.ENOTSUP && err != unix.EPERM && err != unix.EACCES || strings.HasPrefix(name, "system.posix_acl_")) {
+		if err != nil && (err != unix.ENOTSUP && err != unix.EPERM && err != unix.EACCES || strings.HasPrefix(name, aclPrefix)) {
 			return err
 		}
 	}

@@ -41,8 +41,8 @@ func (u *Union) make(dir *Node, name string, c Creation, put func(fd int, name s
 		mode &^= c.Umask
 	}
 	m := maker{u: u, up: up, fd: h.fd, c: c, put: put, mode: mode, isDir: isDir}
-	if typ := mode & unix.S_IFMT; u.upper.override != "" && (typ == 0 || typ == unix.S_IFREG) {
-		m.override = true
+	if typ := mode & unix.S_IFMT; typ == 0 || typ == unix.S_IFREG {
+		m.override = u.KeepsModes()
 	}
 	if err := m.run(name); err != nil {
 		return nil, nil, err
@@ -94,13 +94,14 @@ func (m *maker) direct(name string) error {
 	return nil
 }
 
-// create makes the object so that we ourselves may use it.
+// create makes the object; if its owner goes into an attribute so that only we
+// ourselves may use it, and it is not run as us.
 func (m *maker) create(fd int, name string) error {
 	mode := m.mode
 	if m.override {
-		mode |= 0o600
+		mode = mode&unix.S_IFMT | 0o600
 		if m.isDir {
-			mode |= 0o700
+			mode |= 0o100
 		}
 	}
 	return m.put(fd, name, mode)
@@ -119,13 +120,9 @@ func (m *maker) own(fd int, name string) error {
 	if err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	gid := m.c.GID
-	var dir unix.Stat_t
-	if err := fstat(m.fd, &dir); err != nil {
+	gid, _, err := m.u.inherited(m.fd, m.c.GID)
+	if err != nil {
 		return err
-	}
-	if dir.Mode&unix.S_ISGID != 0 {
-		gid = st.Gid
 	}
 	if st.Uid == m.c.UID && st.Gid == gid {
 		return nil
@@ -140,25 +137,33 @@ func (m *maker) own(fd int, name string) error {
 }
 
 func (m *maker) ownByAttr(fd int, name string) error {
-	var st, dir unix.Stat_t
+	var st unix.Stat_t
 	if err := fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if !m.u.overrides(st.Mode) { // a symlink
-		return nil
-	}
-	if err := fstat(m.fd, &dir); err != nil {
+	gid, sgid, err := m.u.inherited(m.fd, m.c.GID)
+	if err != nil {
 		return err
 	}
-	ref{fd: m.fd}.override(m.u.upper, &dir)
-	mode, gid := m.mode&0o7777, m.c.GID
-	if dir.Mode&unix.S_ISGID != 0 {
-		gid = dir.Gid
-		if m.isDir {
-			mode |= unix.S_ISGID
-		}
+	mode := m.mode & 0o7777
+	if m.isDir {
+		mode |= sgid
 	}
 	return m.u.setOverride(ref{fd: fd, name: name}, st, &m.c.UID, &gid, &mode)
+}
+
+// inherited returns the group of what is made in dir by one whose group is gid, and
+// sgid if it is dir's because dir has that bit.
+func (u *Union) inherited(dir int, gid uint32) (group, sgid uint32, err error) {
+	var st unix.Stat_t
+	if err := fstat(dir, &st); err != nil {
+		return 0, 0, err
+	}
+	ref{fd: dir}.override(u.upper, &st)
+	if st.Mode&unix.S_ISGID == 0 {
+		return gid, 0, nil
+	}
+	return st.Gid, unix.S_ISGID, nil
 }
 
 // overWhiteout makes the object where the upper has a whiteout.
@@ -304,6 +309,7 @@ func (u *Union) Mknod(dir *Node, name string, c Creation, rdev uint32) (*Node, *
 
 // Symlink makes a symlink to target.
 func (u *Union) Symlink(dir *Node, name, target string, c Creation) (*Node, *unix.Stat_t, error) {
+	c.Mode |= unix.S_IFLNK
 	return u.make(dir, name, c, func(fd int, name string, _ uint32) error {
 		return unix.Symlinkat(target, fd, name)
 	}, false)
@@ -355,22 +361,24 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 		mode &^= c.Umask
 	}
 	access := mode
-	if u.upper.override != "" {
-		access |= 0o600
+	if u.KeepsModes() {
+		access = 0o600
+	}
+	if c.GID, _, err = u.inherited(h.fd, c.GID); err != nil {
+		return nil, nil, err
 	}
 	fd, err := u.openat(h.fd, ".", unix.O_TMPFILE|unix.O_RDWR, access)
 	if err != nil {
 		return nil, nil, err
 	}
 	var st unix.Stat_t
-	if u.upper.override != "" {
-		err = unix.Fstat(fd, &st)
-		if err == nil {
+	if u.KeepsModes() {
+		if err = unix.Fstat(fd, &st); err == nil {
 			err = u.setOverride(ref{fd: fd}, st, &c.UID, &c.GID, &mode)
 			ref{fd: fd}.override(u.upper, &st)
 		}
 	} else {
-		err = u.ownOpen(h.fd, fd, c, &st)
+		err = ownOpen(fd, c, &st)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -388,22 +396,15 @@ func (u *Union) Tmpfile(dir *Node, c Creation) (*Node, *unix.Stat_t, error) {
 	return n, &st, nil
 }
 
-func (u *Union) ownOpen(dir, fd int, c Creation, st *unix.Stat_t) error {
-	var parent unix.Stat_t
-	if err := fstat(dir, &parent); err != nil {
-		return err
-	}
+// ownOpen gives the open new file its owner, and fills st.
+func ownOpen(fd int, c Creation, st *unix.Stat_t) error {
 	if err := unix.Fstat(fd, st); err != nil {
 		return err
 	}
-	gid := c.GID
-	if parent.Mode&unix.S_ISGID != 0 {
-		gid = st.Gid
-	}
-	if st.Uid == c.UID && st.Gid == gid {
+	if st.Uid == c.UID && st.Gid == c.GID {
 		return nil
 	}
-	if err := unix.Fchown(fd, int(c.UID), int(gid)); err != nil {
+	if err := unix.Fchown(fd, int(c.UID), int(c.GID)); err != nil {
 		return err
 	}
 	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 {

@@ -116,7 +116,7 @@ type Union struct {
 	nHeld      atomic.Int64
 	euid       int
 	egid       int
-	aclOff     bool // the upper's file system has no ACLs
+	aclOff     bool // the upper has no ACLs
 	overflow   bool // this namespace maps no file owner to the overflow id
 }
 
@@ -217,6 +217,11 @@ func (u *Union) Volatile() bool { return u.volatile }
 // read-only union whether the topmost layer's file system knows them.
 func (u *Union) HasACLs() bool { return !u.aclOff }
 
+// KeepsModes reports whether owners and modes are kept in an attribute of the upper's
+// objects, see Config.XattrPermissions. Then there are no ACLs: a mode and an ACL
+// each change the other.
+func (u *Union) KeepsModes() bool { return u.upper != nil && u.upper.override != "" }
+
 // makeRoot builds the root node from the layers' roots. A root that is opaque
 // hides all below it.
 func (u *Union) makeRoot() error {
@@ -244,7 +249,7 @@ func (u *Union) makeRoot() error {
 	u.table.ids.add(n)
 	u.table.add(n, nil)
 	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
-	u.aclOff = err == unix.EOPNOTSUPP
+	u.aclOff = err == unix.EOPNOTSUPP || u.KeepsModes()
 	return nil
 }
 

@@ -91,7 +91,10 @@ func (u *Union) Listxattr(n *Node, fd int) ([]string, error) {
 	return shown, nil
 }
 
-const aclDefault = "system.posix_acl_default"
+const (
+	aclPrefix  = "system.posix_acl_"
+	aclDefault = aclPrefix + "default"
+)
 
 // Setxattr is setxattr(2), after n's copy-up.
 func (u *Union) Setxattr(n *Node, name string, value []byte, flags int) error {

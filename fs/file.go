@@ -72,12 +72,26 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 	if err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
+		f.tellWriter(f.node(in.NodeId), st)
 		return st
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
 		f.collected(f.node(in.NodeId))
 	}
 	return fuse.OK
+}
+
+// tellWriter lets the next write(2) to n fail, as one that the kernel had collected was
+// refused: it goes on collecting, so that a program which writes until the disk is
+// full never ended. Before a write the kernel asks for the attributes that it has
+// been told to forget, and only for reading and writing, and to find a file's end, it
+// says that it has the file open.
+func (f *fileSystem) tellWriter(n *union.Node, st fuse.Status) {
+	if f.collects {
+		f.refuse.Store(int32(st))
+		n.Set(union.Lost)
+		f.askAgain(n)
+	}
 }
 
 func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {

@@ -36,7 +36,8 @@ type fileSystem struct {
 	hasLow bool   // some layer is live
 	device *fusedev.Device
 	minor  uint32       // of the kernel's protocol version
-	lost   atomic.Int32 // the errno of a write that failed, see LostWrite
+	lost   atomic.Int32 // the errno of the first write that failed, see LostWrite
+	refuse atomic.Int32 // and of the last one, see tellWriter
 	opens  atomic.Int32 // how many OPENs are still answered
 	blocks later        // nodes for askBlocks
 
@@ -128,6 +129,9 @@ func (f *fileSystem) Forget(id, count uint64) {
 
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.Clear(union.Lost) {
+		return fuse.Status(f.refuse.Load())
+	}
 	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
 	f.looksAt(n)
 	return f.attrOut(n, out)

@@ -276,6 +276,36 @@ func tooMuch(t *testing.T, path string, through bool, want syscall.Errno) {
 	}
 }
 
+// TestWritingForEver: who writes without end to a full disk is told so, though the
+// kernel collects writes. Other files can be written.
+func TestWritingForEver(t *testing.T) {
+	s := newStack(t, 1)
+	s.smallUpper("size=2m")
+	s.change = func(c *serveConfig) { c.Work = filepath.Join(filepath.Dir(s.upper), "work") }
+	s.mount()
+	f, err := os.Create(s.path("endless"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk := make([]byte, 1<<20)
+	for range 2 { // the second time, too
+		written := 0
+		for err = nil; err == nil && written < 1000; written++ {
+			_, err = f.Write(chunk)
+		}
+		if !errors.Is(err, unix.ENOSPC) {
+			t.Fatalf("after %d MB: %v", written, err)
+		}
+	}
+	if err := f.Truncate(0); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(s.path("other"), []byte("fits"), 0o644); err != nil {
+		t.Errorf("another file: %v", err)
+	}
+}
+
 // TestQuota: the same for a quota. It does not bind who may override it, as
 // root may, so the server gives that right up.
 func TestQuota(t *testing.T) {

@@ -138,6 +138,7 @@ func (p *parent) start(s stage) error {
 		}
 	})
 	said.closeWrite()
+	p.catch(rareSignals)
 	if s == stageServer {
 		<-p.said.done // the container is there now, or never will be
 	}

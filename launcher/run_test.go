@@ -410,7 +410,9 @@ func TestSignalWhileStarting(t *testing.T) {
 
 func TestSignalsAreForwarded(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
-		for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM} {
+		const rtmin3 = unix.Signal(37)
+		for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
+			unix.SIGPWR, unix.SIGIO, unix.SIGABRT, unix.SIGVTALRM, unix.SIGTRAP, rtmin3} {
 			// The program may do with it what it likes, once.
 			cmd := c.command(spec{Layers: host}, "sh", "-c", `n=0; trap 'n=$((n+1))' `+strconv.Itoa(int(s))+`; echo ready; i=0; while [ $i -lt 100 ] && [ $n = 0 ]; do sleep 0.02; i=$((i+1)); done; sleep 0.05; exit $((40+n))`)
 			out, err := cmd.StdoutPipe()

@@ -614,16 +614,18 @@ func TestNoNamespaces(t *testing.T) {
 // As process 1 there is nobody to finish for it, and no signal ends it.
 func TestProcessOne(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
-		unshare := []string{"unshare", "-Urpf", "--mount-proc"}
-		if c.uid == 0 {
-			unshare = []string{"unshare", "-pf", "--mount-proc"}
-		}
-		words := append(unshare, c.program, "plash", c.spec(spec{Layers: host}))
-		if r := c.do(c.shell(append(words, "sh", "-c", "sleep 100 & exit 7")...)); r.code != 7 || r.err != "" {
-			t.Errorf("%+v", r)
-		}
-		if r := c.do(c.shell(append(words, "sh", "-c", "kill -TERM $$")...)); r.code != 128+15 || r.err != "" {
-			t.Errorf("%+v", r)
+		for _, proc := range []string{"--mount-proc", "--"} { // its own /proc, or the one around it
+			unshare := []string{"unshare", "-Urpf", proc}
+			if c.uid == 0 {
+				unshare[1] = "-pf"
+			}
+			words := append(unshare, c.program, "plash", c.spec(spec{Layers: host}))
+			if r := c.do(c.shell(append(words, "sh", "-c", "sleep 100 & exit 7")...)); r.code != 7 || r.err != "" {
+				t.Errorf("%s: %+v", proc, r)
+			}
+			if r := c.do(c.shell(append(words, "sh", "-c", "kill -TERM $$")...)); r.code != 128+15 || r.err != "" {
+				t.Errorf("%s: %+v", proc, r)
+			}
 		}
 	})
 }

@@ -37,8 +37,20 @@ func Raise(s syscall.Signal) {
 	syscall.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&before)), 0, 8, 0, 0)
 }
 
-// Children returns the ids of this process's children, dead ones included.
+// Children returns the ids of this process's children, dead ones included; none if
+// /proc does not show them. It may be that of a process namespace around this one,
+// which has other numbers for them.
 func Children() []int {
+	self, err := os.Readlink("/proc/self")
+	if err != nil {
+		return nil
+	}
+	depth := 0 // of our namespace below that of /proc
+	if self != strconv.Itoa(os.Getpid()) {
+		if depth = len(namespaceIDs(self)) - 1; depth <= 0 {
+			return nil
+		}
+	}
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
@@ -48,18 +60,40 @@ func Children() []int {
 	if err != nil {
 		return nil
 	}
-	self := strconv.Itoa(os.Getpid())
 	var pids []int
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		if f, err := stat(pid); err == nil && f[1] == self {
-			pids = append(pids, pid)
+		if f, err := stat(pid); err != nil || f[1] != self {
+			continue
 		}
+		if depth > 0 {
+			ids := namespaceIDs(name)
+			if len(ids) <= depth {
+				continue
+			}
+			pid, _ = strconv.Atoi(ids[depth])
+		}
+		pids = append(pids, pid)
 	}
 	return pids
+}
+
+// namespaceIDs returns the numbers that a process of /proc has, from the namespace of
+// /proc to its own, see proc_pid_status(5).
+func namespaceIDs(pid string) []string {
+	text, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(text)) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return strings.Fields(ids)
+		}
+	}
+	return nil
 }
 
 // stat returns the fields of /proc/PID/stat behind the program's name, the

@@ -2,6 +2,7 @@ package union
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -113,10 +114,10 @@ func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
 
 // lock takes a shared lock on the layer's root, fd. Who removes a layer holds
 // an exclusive one while it vanishes, so it may be gone afterwards; so does who
-// has it as work directory, for as long as it is mounted.
+// has it as upper or work directory, for as long as it is mounted.
 func (l *layer) lock(fd int) error {
 	if err := flock(fd, unix.LOCK_SH); err == unix.EWOULDBLOCK {
-		return errors.New("it is being removed, or is the work directory of a mount")
+		return errors.New("it is being removed, or a mount writes to it")
 	} else if err != nil {
 		return err
 	}
@@ -145,6 +146,15 @@ func (u *Union) openUpper(c Config) error {
 		return err
 	}
 	ly.id = 0
+	// Others may use it not even as a lower layer.
+	if err := flock(u.locks[1], unix.LOCK_EX); err == unix.EWOULDBLOCK {
+		return fmt.Errorf("%s: in use as a layer of another mount", c.Upper)
+	} else if err != nil {
+		return errs.Path(c.Upper, err)
+	}
+	if err := u.sameMount(c); err != nil {
+		return err
+	}
 	if ly.override = overrideOf(u.locks[1]); ly.override == "" {
 		ly.override = overrideAttrs[c.XattrPermissions]
 	}
@@ -159,6 +169,24 @@ func (u *Union) openUpper(c Config) error {
 	}
 	u.origins.stored.Store(found)
 	return u.adoptUpper(found)
+}
+
+// sameMount returns an error if nothing can be renamed from the work directory to the
+// upper.
+func (u *Union) sameMount(c Config) error {
+	var work, upper unix.Stat_t
+	if err := fstat(u.locks[0], &work); err != nil {
+		return errs.Path(c.Work, err)
+	}
+	if err := fstat(u.locks[1], &upper); err != nil {
+		return errs.Path(c.Upper, err)
+	}
+	// The kernel compares the mounts before it finds that a directory's "." is none
+	// of its names.
+	if work.Dev != upper.Dev || renameat2(u.locks[0], ".", u.locks[1], ".", 0) == unix.EXDEV {
+		return fmt.Errorf("%s: workdir must lie on the file system of upperdir, and not be another mount of it", c.Work)
+	}
+	return nil
 }
 
 // overflowID is what stat(2) shows for an owner without a mapping, the

@@ -89,6 +89,12 @@ func TestWorkDirectoryInUse(t *testing.T) {
 	if _, err := New(c); err == nil || !strings.Contains(err.Error(), "changes directory in use") {
 		t.Errorf("second user: %v", err)
 	}
+	// Nor may another mount use the upper, as that or as a lower layer.
+	for _, other := range []Config{{Upper: upper, Work: t.TempDir()}, {Lowers: []Layer{{Path: upper}}}} {
+		if _, err := New(other); err == nil || !strings.Contains(err.Error(), "a mount writes to it") {
+			t.Errorf("%+v: %v", other, err)
+		}
+	}
 	write(t, work, "work/#1/left/over")
 	first := u
 	time.AfterFunc(100*time.Millisecond, func() { first.Close() }) // as a server that has just lost its mount
@@ -98,6 +104,26 @@ func TestWorkDirectoryInUse(t *testing.T) {
 	defer u.Close()
 	if ents, _ := os.ReadDir(filepath.Join(work, "work")); len(ents) != 0 {
 		t.Errorf("left over: %v", ents)
+	}
+}
+
+// A work directory is refused from which nothing can be renamed to the upper.
+func TestForeignWorkDirectory(t *testing.T) {
+	work, err := os.MkdirTemp("/dev/shm", "plashtest")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer os.Remove(work)
+	upper := t.TempDir()
+	var a, b unix.Stat_t
+	if unix.Stat(work, &a) != nil || unix.Stat(upper, &b) != nil || a.Dev == b.Dev {
+		t.Skip("/dev/shm is no file system of its own")
+	}
+	if _, err := New(Config{Upper: upper, Work: work}); err == nil || !strings.Contains(err.Error(), "file system") {
+		t.Errorf("%v", err)
+	}
+	if ents, _ := os.ReadDir(upper); len(ents) > 0 {
+		t.Errorf("made there: %v", ents)
 	}
 }
 

@@ -19,6 +19,7 @@ type newFile struct {
 	member int // its place in the archive
 	name   string
 	attr   *fileattr.Attributes
+	size   int64       // in bytes, of what it holds
 	first  []byte      // the first piece of what it holds
 	more   chan []byte // the other pieces
 }
@@ -48,6 +49,10 @@ const (
 	numPieces = 16
 	// maxWriters: more get into each other's way in the file system.
 	maxWriters = 4
+	// huge is the size from which on it is found out before whether a file can be
+	// as large: a few bytes of an archive say so of a sparse one, whose zeros take a
+	// minute and a half for each TB.
+	huge = 1 << 40
 )
 
 // startWriters starts writers that set attributes by this function.
@@ -80,6 +85,7 @@ func (w *writers) finish() error {
 // take gives f, which is closed in the end, the size bytes that r holds. The
 // error is one of reading; the others come with finish.
 func (w *writers) take(f *newFile, r io.Reader, size int64) (err error) {
+	f.size = size
 	f.first, err = w.read(r, &size)
 	if size == 0 || err != nil {
 		f.more = noMore
@@ -132,6 +138,11 @@ func (w *writers) fill(f *newFile) {
 }
 
 func (w *writers) write(f *newFile) error {
+	if f.size > huge {
+		if err := unix.Ftruncate(f.fd, f.size); err != nil {
+			return err
+		}
+	}
 	out := content{fd: f.fd}
 	err := out.write(f.first)
 	w.release(f.first)

@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -87,6 +89,31 @@ func TestFirstFailure(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A sparse file that is larger than any can be is refused before all its zeros have
+// been read.
+func TestTooLarge(t *testing.T) {
+	fd, err := openat(unix.AT_FDCWD, filepath.Join(t.TempDir(), "file"), unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := startWriters(func(*newFile) error { return nil })
+	// A machine reads 100 GB of zeros in some ten seconds.
+	zeros := io.LimitReader(zeroes{}, 100<<30)
+	if err := w.take(&newFile{fd: fd, name: "file"}, zeros, math.MaxInt64); err != nil {
+		t.Errorf("read on: %v", err)
+	}
+	if err := w.finish(); err == nil || err.Error() != "file: File too large" {
+		t.Error(err)
+	}
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // A member that cannot be written counts, not what is wrong with the archive

@@ -120,6 +120,13 @@ func (u *Union) hasName(n *Node, dir *Node, name string) bool {
 	return up != nil && up.lstat(u, name, &st) == nil && u.keyOf(u.upper, &st) == n.key
 }
 
+// inUpper reports whether the upper has something as name in dir.
+func (u *Union) inUpper(dir *Node, name string) bool {
+	var st unix.Stat_t
+	up := dir.dir().upper.Load()
+	return up != nil && up.lstat(u, name, &st) == nil
+}
+
 // link makes name in the directory dir a hard link of the object.
 func (r ref) link(dir int, name string) error {
 	if r.name == "" {

@@ -309,7 +309,8 @@ func (u *Union) newNode(dir *Node, name string, k key, h *hit) *Node {
 // one by which an upper object is reached. A lower object that was copied up
 // under another of its names gets this one in the upper, too. ENOENT says that
 // the name has just been taken from it: for its own lookups the kernel keeps
-// others from that, but not for those of linkNames.
+// others from that, but not for those of linkNames, nor for those that it makes
+// because a timeout has passed.
 func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 	n.loc.Lock()
 	if n.parent == dir && n.name() == name && !n.gone {
@@ -321,7 +322,7 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 		return u.linkUpper(n, dir, name)
 	}
 	defer n.loc.Unlock()
-	if n.key.upper() && !u.hasName(n, dir, name) {
+	if n.key.upper() && !u.hasName(n, dir, name) || n.gone && !n.key.upper() && u.inUpper(dir, name) {
 		return unix.ENOENT
 	}
 	u.putAt(n, dir, name)

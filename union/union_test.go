@@ -107,6 +107,22 @@ func TestWorkDirectoryInUse(t *testing.T) {
 	}
 }
 
+// Who found a lower file just before it was unlinked does not bring its name back:
+// what is then written to it, by who has it open, has none.
+func TestFoundBeforeUnlinked(t *testing.T) {
+	lower := t.TempDir()
+	write(t, lower, "f")
+	u, _ := open(t, lay(t, lower))
+	n := walk(t, u, "f")
+	h, err := u.find(u.Root().dir(), "f")
+	check(t, err)
+	check(t, u.Unlink(u.Root(), "f"))
+	if err := u.named(n, u.Root(), "f", &h); err != unix.ENOENT {
+		t.Errorf("found: %v", err)
+	}
+	check(t, u.Write(n, []byte("new"), 0, false))
+}
+
 // A work directory is refused from which nothing can be renamed to the upper.
 func TestForeignWorkDirectory(t *testing.T) {
 	work, err := os.MkdirTemp("/dev/shm", "plashtest")

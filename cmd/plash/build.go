@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"golang.org/x/sys/unix"
+	"plash/internal/errs"
 	"plash/launcher"
 	"plash/macros"
 	"plash/store"
@@ -54,7 +55,7 @@ func (c *buildCommand) Run(p *plash) error {
 		return err
 	}
 	_, err = fmt.Fprintln(stdout, id)
-	return err
+	return errs.Path("standard output", err)
 }
 
 // shellWords joins words as a shell would have to be given them.

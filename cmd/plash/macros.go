@@ -312,7 +312,7 @@ func (p *plash) buildForAnother() error {
 		return err
 	}
 	_, err = fmt.Fprintln(stdout, id)
-	return err
+	return errs.Path("standard output", err)
 }
 
 // closeInput makes /dev/null standard input.

@@ -3,6 +3,7 @@ package fs
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -72,7 +73,9 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 	if err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
-		f.tellWriter(f.node(in.NodeId), st)
+		if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+			f.tellWriter(f.node(in.NodeId), st)
+		}
 		return st
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
@@ -87,11 +90,18 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 // been told to forget, and only for reading and writing, and to find a file's end, it
 // says that it has the file open.
 func (f *fileSystem) tellWriter(n *union.Node, st fuse.Status) {
-	if f.collects {
-		f.refuse.Store(int32(st))
-		n.Set(union.Lost)
-		f.askAgain(n)
-	}
+	f.refuse.Store(int32(st))
+	f.refused.Store(time.Now().UnixNano())
+	n.Set(union.Lost)
+	f.askAgain(n)
+}
+
+// refusedFor is how long after a refusal a write fails for it. Who writes without end
+// meets others; who does not may have made room since then.
+const refusedFor = time.Second
+
+func (f *fileSystem) stillRefused() bool {
+	return time.Since(time.Unix(0, f.refused.Load())) < refusedFor
 }
 
 func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {

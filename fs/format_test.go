@@ -1,6 +1,7 @@
 package fs_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -281,6 +282,48 @@ func TestOwnersOfNew(t *testing.T) {
 	}
 }
 
+// TestACLBelowOwners: where owners are kept in attributes a lower file's ACL counts, and
+// its copy, which has none, permits nobody more.
+func TestACLBelowOwners(t *testing.T) {
+	if os.Geteuid() != 0 || usertest.Active() {
+		t.Skip("it takes several users")
+	}
+	s := newStack(t, 1)
+	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+	fill(t, s.lowers[0], tree("f: secret"))
+	low := filepath.Join(s.lowers[0], "f")
+	if err := os.Chown(low, 0, 1001); err != nil {
+		t.Fatal(err)
+	}
+	// user::rw-, user:5:r--, group::---, mask::r--, other::---
+	none := ^uint32(0)
+	setxattr(t, low, "system.posix_acl_access", string(acl(aclEntry{1, 6, none}, aclEntry{2, 4, 5}, aclEntry{4, 0, none}, aclEntry{16, 4, none}, aclEntry{32, 0, none})))
+	s.mount()
+	fd, err := unix.Open(s.path("f"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	for _, when := range []string{"before", "after"} {
+		as(1001, func(func(string) string) error {
+			if f, err := os.Open(fdName(fd)); !errors.Is(err, unix.EACCES) {
+				t.Errorf("%s its copy-up the group may read: %v", when, err)
+				f.Close()
+			}
+			return nil
+		})(nil)
+		if err := os.Chtimes(s.path("f"), old, old); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Stat(s.path("f")); err != nil || info.Mode() != 0o600 {
+		t.Errorf("the copy: %v, %v", info.Mode(), err)
+	}
+	if attrs := xattrs(s.path("f")); strings.Contains(attrs, "acl") {
+		t.Errorf("the copy has %s", attrs)
+	}
+}
+
 // TestReserved: where owners are not kept in attributes, those are any others, as a
 // union in this one needs them, but for that which would make the next mount of the
 // upper keep them so.
@@ -291,6 +334,10 @@ func TestReserved(t *testing.T) {
 	s.mount()
 	reserved(t, s.mnt, name)
 	setxattr(t, s.path("low"), name, "0:0:4755")
+	// A fuse-overlayfs in here takes this for an upper without attributes.
+	if err := unix.Setxattr(s.path("low"), "user.fuseoverlayfs.opaque", []byte("y"), 0); err != unix.EOPNOTSUPP {
+		t.Errorf("another's mark: %v", err)
+	}
 	s.remount()
 	if info, err := os.Stat(s.path("low")); err != nil || info.Mode() != 0o644 {
 		t.Errorf("%v, %v", info.Mode(), err)

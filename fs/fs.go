@@ -31,15 +31,16 @@ const live = 1 * time.Second
 // fileSystem implements fuse.RawFileSystem. Node numbers are the union's.
 type fileSystem struct {
 	fuse.RawFileSystem
-	u      *union.Union
-	ids    *idMap // nil: the kernel speaks in our ids
-	hasLow bool   // some layer is live
-	device *fusedev.Device
-	minor  uint32       // of the kernel's protocol version
-	lost   atomic.Int32 // the errno of the first write that failed, see LostWrite
-	refuse atomic.Int32 // and of the last one, see tellWriter
-	opens  atomic.Int32 // how many OPENs are still answered
-	blocks later        // nodes for askBlocks
+	u       *union.Union
+	ids     *idMap // nil: the kernel speaks in our ids
+	hasLow  bool   // some layer is live
+	device  *fusedev.Device
+	minor   uint32       // of the kernel's protocol version
+	lost    atomic.Int32 // the errno of the first write that failed, see LostWrite
+	refuse  atomic.Int32 // of the last one that the kernel had collected, see tellWriter,
+	refused atomic.Int64 // and when, in nanoseconds of the Unix time
+	opens   atomic.Int32 // how many OPENs are still answered
+	blocks  later        // nodes for askBlocks
 
 	collects bool  // the kernel collects writes, and has times of its own
 	relists  bool  // the kernel forgets attributes of files that are closed
@@ -129,7 +130,7 @@ func (f *fileSystem) Forget(id, count uint64) {
 
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.Clear(union.Lost) {
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.Clear(union.Lost) && f.stillRefused() {
 		return fuse.Status(f.refuse.Load())
 	}
 	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
@@ -162,6 +163,7 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		a.GID = &gid
 	}
 	if size, ok := in.GetSize(); ok {
+		n.Clear(union.Lost)
 		s := int64(size)
 		a.Size = &s
 	}

@@ -610,11 +610,18 @@ func setACL(w *worker, a, b string, n int) string {
 // user says, the group read and execute, and all others what other says: version
 // 2, then per entry tag, permissions and id (linux/posix_acl_xattr.h).
 func aclOf(user, other uint16) []byte {
+	return acl(aclEntry{1, 7, ^uint32(0)}, aclEntry{2, user, 1001}, aclEntry{4, 5, ^uint32(0)}, aclEntry{16, 7, ^uint32(0)}, aclEntry{32, other, ^uint32(0)})
+}
+
+// An aclEntry is one of an ACL, see linux/posix_acl_xattr.h.
+type aclEntry struct {
+	tag, perm uint16
+	id        uint32
+}
+
+func acl(entries ...aclEntry) []byte {
 	value := binary.LittleEndian.AppendUint32(nil, 2)
-	for _, e := range []struct {
-		tag, perm uint16
-		id        uint32
-	}{{1, 7, ^uint32(0)}, {2, user, 1001}, {4, 5, ^uint32(0)}, {16, 7, ^uint32(0)}, {32, other, ^uint32(0)}} {
+	for _, e := range entries {
 		value = binary.LittleEndian.AppendUint16(value, e.tag)
 		value = binary.LittleEndian.AppendUint16(value, e.perm)
 		value = binary.LittleEndian.AppendUint32(value, e.id)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"plash/internal/fusedev"
+	"plash/union"
 )
 
 // A server answers requests. It decodes the frequent ones itself, which
@@ -53,6 +54,7 @@ const (
 	opReaddirplus   = 44
 	opRename2       = 45
 	opLseek         = 46
+	opSetxattr      = 21
 	opCopyFileRange = 47
 )
 
@@ -60,8 +62,8 @@ const (
 // sends ahead: the next one comes soon.
 const manyBytes = 64 << 10
 
-// MayTakeLong is true for what waits for a disk, and for LSEEK, which waits for
-// other requests.
+// MayTakeLong is true for what waits for a disk, and for LSEEK and the setting of a
+// capability, which wait for other requests.
 func (s *server) MayTakeLong(in []byte, slow bool) bool {
 	h := fusedev.At[fuse.InHeader](in)
 	if h == nil {
@@ -70,6 +72,8 @@ func (s *server) MayTakeLong(in []byte, slow bool) bool {
 	switch h.Opcode {
 	case opFsync, opFsyncdir, opFallocate, opLseek, opCopyFileRange:
 		return true
+	case opSetxattr:
+		return bytes.Contains(in, []byte(union.Capability))
 	case opRead:
 		r := fusedev.At[fuse.ReadIn](in)
 		return slow && r != nil && r.Size >= manyBytes

@@ -109,7 +109,7 @@ func (e *LostWrite) Error() string { return "a write was lost: " + errs.Text(e.E
 func Serve(devFD int, u *union.Union, o Options) error {
 	f := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, hasLow: u.HasLive(),
-		collects: collectsWrites(u, o), relists: collectsWrites(u, o) && !u.HasLive(), timeout: forever, noXattrs: o.NoXattrs, noACL: o.NoACL || u.KeepsModes(), staticNlink: o.StaticNlink,
+		collects: collectsWrites(u, o), relists: collectsWrites(u, o) && !u.HasLive(), timeout: forever, noXattrs: o.NoXattrs, noACL: o.NoACL, staticNlink: o.StaticNlink,
 	}
 	if o.Timeout != nil {
 		f.timeout = *o.Timeout

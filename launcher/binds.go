@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -97,7 +98,9 @@ func lookAt(b Bind) (bind, error) {
 	if b.Dst == "" {
 		b.Dst = src
 	}
-	b.Src, b.Dst = src, filepath.Join("/", b.Dst)
+	if b.Src, b.Dst = src, filepath.Join("/", b.Dst); b.Dst == "/" {
+		return bind{}, errs.Path(src, errors.New("nothing can be bound over the image's root"))
+	}
 	return bind{Bind: b, IsDir: st.Mode&unix.S_IFMT == unix.S_IFDIR, real: real}, nil
 }
 

@@ -410,9 +410,9 @@ func TestSignalWhileStarting(t *testing.T) {
 
 func TestSignalsAreForwarded(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
-		const rtmin3 = unix.Signal(37)
+		const rtmin1, rtmax = unix.Signal(35), unix.Signal(64)
 		for _, s := range []unix.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM,
-			unix.SIGPWR, unix.SIGIO, unix.SIGABRT, unix.SIGVTALRM, unix.SIGTRAP, rtmin3} {
+			unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGIO, unix.SIGPWR, unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ, rtmin1, rtmax} {
 			// The program may do with it what it likes, once.
 			cmd := c.command(spec{Layers: host}, "sh", "-c", `n=0; trap 'n=$((n+1))' `+strconv.Itoa(int(s))+`; echo ready; i=0; while [ $i -lt 100 ] && [ $n = 0 ]; do sleep 0.02; i=$((i+1)); done; sleep 0.05; exit $((40+n))`)
 			out, err := cmd.StdoutPipe()

@@ -19,14 +19,14 @@ var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIG
 
 // So are these, but they are caught while the other process starts: all of them
 // together take half a millisecond. What is missing are SIGPIPE, which this process
-// may bring about itself, those that mean that it has failed, and SIGURG, which Go's
-// runtime uses.
+// may bring about itself, those that mean that it has failed, and SIGURG, SIGPROF and
+// 34, which Go's runtime does not hand on.
 var rareSignals = append([]os.Signal{unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGIO, unix.SIGPWR,
-	unix.SIGVTALRM, unix.SIGPROF, unix.SIGXCPU, unix.SIGXFSZ}, realTime()...)
+	unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ}, realTime()...)
 
-// realTime returns the real-time signals; the first two are the C library's.
+// realTime returns the real-time signals. The first two are the C library's.
 func realTime() (all []os.Signal) {
-	for s := unix.Signal(34); s <= 64; s++ {
+	for s := unix.Signal(35); s <= 64; s++ {
 		all = append(all, s)
 	}
 	return all

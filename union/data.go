@@ -25,7 +25,7 @@ func (u *Union) pinData(n *Node, write bool) (*handle, error) {
 	var fd int
 	writable := false
 	if r.d.layer == u.upper {
-		fd, writable, err = r.openUpper(u, write)
+		fd, writable, err = r.openWritable(u, write)
 	} else {
 		fd, err = r.openRead(u)
 	}
@@ -47,9 +47,9 @@ func (n *Node) openData(write bool) *handle {
 	return nil
 }
 
-// openUpper opens an object of the upper for reading and writing, or, if it cannot be
+// openWritable opens an object of the upper for reading and writing, or, if it cannot be
 // written now and need not be, for reading only. It reports whether for both.
-func (r ref) openUpper(u *Union, write bool) (fd int, both bool, err error) {
+func (r ref) openWritable(u *Union, write bool) (fd int, both bool, err error) {
 	fd, err = r.open(u, unix.O_RDWR)
 	if err == nil {
 		return fd, true, nil
@@ -73,7 +73,8 @@ func (r ref) openDenied(u *Union) (int, error) {
 	if err := r.stat(&st); err != nil {
 		return -1, err
 	}
-	if st.Mode&0o600 == 0o600 || r.chmod(st.Mode&0o7777|0o600) != nil {
+	// Set-gid of a group that is not ours would be lost.
+	if st.Mode&0o600 == 0o600 || st.Mode&unix.S_ISGID != 0 || r.chmod(st.Mode&0o7777|0o600) != nil {
 		return -1, unix.EACCES
 	}
 	fd, err := r.open(u, unix.O_RDWR)

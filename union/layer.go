@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -114,10 +115,10 @@ func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
 
 // lock takes a shared lock on the layer's root, fd. Who removes a layer holds
 // an exclusive one while it vanishes, so it may be gone afterwards; so does who
-// has it as upper or work directory, for as long as it is mounted.
+// has it as work directory, for as long as it is mounted.
 func (l *layer) lock(fd int) error {
 	if err := flock(fd, unix.LOCK_SH); err == unix.EWOULDBLOCK {
-		return errors.New("it is being removed, or a mount writes to it")
+		return errors.New("it is being removed, or is the work directory of a mount")
 	} else if err != nil {
 		return err
 	}
@@ -146,11 +147,8 @@ func (u *Union) openUpper(c Config) error {
 		return err
 	}
 	ly.id = 0
-	// Others may use it not even as a lower layer.
-	if err := flock(u.locks[1], unix.LOCK_EX); err == unix.EWOULDBLOCK {
-		return fmt.Errorf("%s: in use as a layer of another mount", c.Upper)
-	} else if err != nil {
-		return errs.Path(c.Upper, err)
+	if lockUpper(u.locks[1]) == unix.EWOULDBLOCK {
+		return fmt.Errorf("%s: upper directory in use", c.Upper)
 	}
 	if err := u.sameMount(c); err != nil {
 		return err
@@ -169,6 +167,30 @@ func (u *Union) openUpper(c Config) error {
 	}
 	u.origins.stored.Store(found)
 	return u.adoptUpper(found)
+}
+
+// lockUpper keeps other unions from having the directory fd as their upper, too;
+// EWOULDBLOCK if one has, see patience. As a lower layer they may: podman looks for
+// what is in a layer by mounting it so, while containers have it below them. Hence
+// this is another kind of lock than that of lock, one of the open file (fcntl(2)), and
+// one for reading, as directories cannot be open for writing; but it shows in the
+// question for one for writing. A file system without such locks goes without.
+func lockUpper(fd int) error {
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		ours := unix.Flock_t{Type: unix.F_RDLCK}
+		if unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &ours) != nil {
+			return nil
+		}
+		others := unix.Flock_t{Type: unix.F_WRLCK}
+		if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_GETLK, &others); err != nil || others.Type == unix.F_UNLCK {
+			return nil
+		}
+		ours.Type = unix.F_UNLCK
+		unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &ours)
+		if time.Since(begin) > patience {
+			return unix.EWOULDBLOCK
+		}
+	}
 }
 
 // sameMount returns an error if nothing can be renamed from the work directory to the

@@ -26,8 +26,9 @@ const (
 	redirectAttr  = "redirect"
 	kernelOrigin  = "origin"
 	metacopyAttr  = "metacopy"
-	impureAttr    = "impure" // of a directory that may hold some with an origin or a redirect
-	fuseOpaque    = "user.fuseoverlayfs.opaque"
+	impureAttr    = "impure"              // of a directory that may hold some with an origin or a redirect
+	fuseMarks     = "user.fuseoverlayfs." // what the names of fuse-overlayfs's own begin with
+	fuseOpaque    = fuseMarks + "opaque"
 )
 
 // Attributes of our own, which the kernel hides as it does all of overlayfs.

@@ -218,7 +218,7 @@ func (u *Union) Volatile() bool { return u.volatile }
 func (u *Union) HasACLs() bool { return !u.aclOff }
 
 // KeepsModes reports whether owners and modes are kept in an attribute of the upper's
-// objects, see Config.XattrPermissions. Then there are no ACLs: a mode and an ACL
+// objects, see Config.XattrPermissions. Then these have no ACLs: a mode and an ACL
 // each change the other.
 func (u *Union) KeepsModes() bool { return u.upper != nil && u.upper.override != "" }
 
@@ -249,7 +249,7 @@ func (u *Union) makeRoot() error {
 	u.table.ids.add(n)
 	u.table.add(n, nil)
 	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
-	u.aclOff = err == unix.EOPNOTSUPP || u.KeepsModes()
+	u.aclOff = err == unix.EOPNOTSUPP
 	return nil
 }
 

@@ -28,15 +28,18 @@ func shownXattr(name string) (string, bool) {
 			return prefix + escaped, ok
 		}
 	}
-	return name, !strings.HasPrefix(name, "user.fuseoverlayfs.")
+	return name, !strings.HasPrefix(name, fuseMarks)
 }
 
 // reserved reports whether n's attribute name, where n lies in layer l, is not for
-// users: it says who owns n and what its mode is, or, of the root, that all such
-// attributes of a layer do. Who owns a file could else give it to root, and have
-// it run as root.
+// users: a mark, or what says who owns n and what its mode is, or, of the root, that
+// all such attributes of a layer do. Who owns a file could else give it to root, and
+// have it run as root. Nor is what an upper may have of ACLs where it has none.
 func (u *Union) reserved(n *Node, name string, l *layer) bool {
-	return strings.HasPrefix(name, "user.fuseoverlayfs.") || isOverride(name) && (l.override != "" || n == u.root)
+	if l == u.upper && u.KeepsModes() && strings.HasPrefix(name, aclPrefix) {
+		return true
+	}
+	return strings.HasPrefix(name, fuseMarks) || isOverride(name) && (l.override != "" || n == u.root)
 }
 
 // Capability is the attribute that the kernel asks for before it executes a file,
@@ -119,8 +122,13 @@ func (u *Union) Removexattr(n *Node, name string) error {
 }
 
 func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored string) error) error {
-	if u.upper != nil && u.reserved(n, name, u.upper) {
+	switch {
+	case u.upper == nil: // EROFS, below
+	case isOverride(name) && u.reserved(n, name, u.upper):
 		return unix.EPERM
+	case strings.HasPrefix(name, fuseMarks), u.KeepsModes() && strings.HasPrefix(name, aclPrefix):
+		// A fuse-overlayfs in here does without its marks.
+		return unix.EOPNOTSUPP
 	}
 	if err := u.copyUp(n, -1); err != nil {
 		return err
@@ -148,7 +156,7 @@ const (
 // hasDefaultACL reports whether d, a directory of the upper with descriptor
 // fd, has a default ACL: what is made in it then ignores the umask.
 func (u *Union) hasDefaultACL(d *dirState, fd int) bool {
-	if u.aclOff {
+	if u.aclOff || u.KeepsModes() {
 		return false
 	}
 	switch d.acl.Load() {

@@ -123,7 +123,7 @@ func TestDocumented(t *testing.T) {
 func TestParseBind(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"/a", "/a "}, {"a:/b", "a /b"}, {"/a:/b:ro", "/a /b ro"}, {"/a::ro", "/a  ro"}, {"/a:", "/a "},
-		{"", ""}, {":/b", ""}, {"/a:b", ""}, {"/a:/b:rw", ""}, {"/a:/b:ro:", ""}, {"/a:/", ""}, {"/a:/b/..", ""}, {"/", ""},
+		{"", ""}, {":/b", ""}, {"/a:b", ""}, {"/a:/b:rw", ""}, {"/a:/b:ro:", ""},
 	} {
 		bind, err := parseBind(c.text)
 		got := bind.Src + " " + bind.Dst

@@ -72,8 +72,6 @@ func parseBind(text string) (launcher.Bind, error) {
 		return bind, errors.New("a path on the host is missing")
 	case bind.Dst != "" && !path.IsAbs(bind.Dst):
 		return bind, fmt.Errorf("%s: not an absolute path in the image", bind.Dst)
-	case bind.Dst != "" && path.Clean(bind.Dst) == "/", bind.Dst == "" && path.Clean(bind.Src) == "/":
-		return bind, errors.New("nothing can be bound over the image's root")
 	}
 	return bind, nil
 }

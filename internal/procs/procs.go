@@ -45,11 +45,9 @@ func Children() []int {
 	if err != nil {
 		return nil
 	}
-	depth := 0 // of our namespace below that of /proc
-	if self != strconv.Itoa(os.Getpid()) {
-		if depth = len(namespaceIDs(self)) - 1; depth <= 0 {
-			return nil
-		}
+	depth := len(namespaceIDs(self)) - 1 // of our namespace below that of /proc
+	if depth < 0 && self != strconv.Itoa(os.Getpid()) {
+		return nil
 	}
 	dir, err := os.Open("/proc")
 	if err != nil {

@@ -212,11 +212,8 @@ func changesNothing(in *fuse.SetAttrIn) bool {
 // is for capabilities alone, which the upper's file system drops at the write.
 func (f *fileSystem) killsPriv(n *union.Node, in *fuse.SetAttrIn) (bool, error) {
 	writes := n.Type() == unix.S_IFREG && in.Valid&fuse.FATTR_CTIME == 0
-	if writes && in.Caller.Uid == 0 {
-		return false, nil
-	}
-	if writes && f.collects {
-		return true, nil
+	if writes && (f.collects || in.Caller.Uid == 0) {
+		return in.Caller.Uid != 0, nil
 	}
 	return true, f.mayKillPriv(n, &in.InHeader, writes)
 }

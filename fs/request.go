@@ -43,6 +43,7 @@ const (
 	opRead          = 15
 	opWrite         = 16
 	opFsync         = 20
+	opSetxattr      = 21
 	opGetxattr      = 22
 	opInit          = 26
 	opReaddir       = 28
@@ -54,7 +55,6 @@ const (
 	opReaddirplus   = 44
 	opRename2       = 45
 	opLseek         = 46
-	opSetxattr      = 21
 	opCopyFileRange = 47
 )
 

@@ -19,12 +19,12 @@ var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIG
 
 // So are these, but they are caught while the other process starts: all of them
 // together take half a millisecond. What is missing are SIGPIPE, which this process
-// may bring about itself, those that mean that it has failed, and SIGURG, SIGPROF and
-// 34, which Go's runtime does not hand on.
+// may bring about itself, those that mean that it has failed, SIGURG and SIGPROF, which
+// Go's runtime keeps, and 32 to 34, which it leaves to the C library.
 var rareSignals = append([]os.Signal{unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGIO, unix.SIGPWR,
 	unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ}, realTime()...)
 
-// realTime returns the real-time signals. The first two are the C library's.
+// realTime returns the real-time signals that can be caught.
 func realTime() (all []os.Signal) {
 	for s := unix.Signal(35); s <= 64; s++ {
 		all = append(all, s)

@@ -94,8 +94,8 @@ func (m *maker) direct(name string) error {
 	return nil
 }
 
-// create makes the object; if its owner goes into an attribute so that only we
-// ourselves may use it, and it is not run as us.
+// create makes the object. If owner and mode go into an attribute, only we ourselves
+// may use it then: neither are its contents others', nor does it run as us.
 func (m *maker) create(fd int, name string) error {
 	mode := m.mode
 	if m.override {

@@ -50,6 +50,7 @@ func (u *Union) linkNames(n *Node) {
 	}
 	n.loc.Unlock()
 	u.Forget(n, 1) // that of become: no name leads to the lower object any more
+	// Now for good, see copyUpFile.
 	if r, err := u.attrRef(n); err == nil {
 		var st unix.Stat_t
 		if r.stat(&st) == nil {
@@ -116,15 +117,14 @@ func (u *Union) unpark(n *Node) {
 // hasName reports whether name in dir is n, an object of the upper, there.
 func (u *Union) hasName(n *Node, dir *Node, name string) bool {
 	var st unix.Stat_t
-	up := dir.dir().upper.Load()
-	return up != nil && up.lstat(u, name, &st) == nil && u.keyOf(u.upper, &st) == n.key
+	return u.upperHas(dir, name, &st) && u.keyOf(u.upper, &st) == n.key
 }
 
-// inUpper reports whether the upper has something as name in dir.
-func (u *Union) inUpper(dir *Node, name string) bool {
-	var st unix.Stat_t
+// upperHas reports whether the upper has something as name in dir, a whiteout
+// perhaps, and fills st.
+func (u *Union) upperHas(dir *Node, name string, st *unix.Stat_t) bool {
 	up := dir.dir().upper.Load()
-	return up != nil && up.lstat(u, name, &st) == nil
+	return up != nil && up.lstat(u, name, st) == nil
 }
 
 // link makes name in the directory dir a hard link of the object.

@@ -210,8 +210,8 @@ func (r ref) verify(u *Union, fd int, err error) error {
 	return nil
 }
 
-// lost is told that something in d cannot be reached, and
-// returns ESTALE instead of err if an index said that it is there.
+// lost is told that something in d cannot be reached, and returns ESTALE instead of
+// err if an index said that it is there.
 func (u *Union) lost(d *layerDir, err error) error {
 	if d.layer.attrs == nil || err != unix.ENOENT && err != unix.ENOTDIR && err != unix.ELOOP {
 		return err

@@ -322,7 +322,8 @@ func (u *Union) named(n *Node, dir *Node, name string, h *hit) error {
 		return u.linkUpper(n, dir, name)
 	}
 	defer n.loc.Unlock()
-	if n.key.upper() && !u.hasName(n, dir, name) || n.gone && !n.key.upper() && u.inUpper(dir, name) {
+	var st unix.Stat_t
+	if n.key.upper() && !u.hasName(n, dir, name) || n.gone && !n.key.upper() && u.upperHas(dir, name, &st) {
 		return unix.ENOENT
 	}
 	u.putAt(n, dir, name)

@@ -105,7 +105,7 @@ func parseType(text string) (typ uint32, rdev uint64, ok bool) {
 // of this type.
 func (u *Union) overrides(mode uint32) bool {
 	typ := mode & unix.S_IFMT
-	return u.upper.override != "" && (typ == unix.S_IFREG || typ == unix.S_IFDIR)
+	return u.KeepsModes() && (typ == unix.S_IFREG || typ == unix.S_IFDIR)
 }
 
 // setOverride stores owner and mode of the object r in the upper layer, whose

@@ -116,7 +116,7 @@ type Union struct {
 	nHeld      atomic.Int64
 	euid       int
 	egid       int
-	aclOff     bool // the upper has no ACLs
+	aclOff     bool // the upper's file system has no ACLs
 	overflow   bool // this namespace maps no file owner to the overflow id
 }
 

@@ -151,9 +151,12 @@ func (l *listing) position(name string) (int, bool) {
 // search returns where name is without a table.
 func (l *listing) search(name string) (int, bool) {
 	l.searches++
-	for i := range l.size {
-		if e := l.entry(i); int(e.length) == len(name) && l.at(i).Name == name {
-			return i, true
+	for s, segment := range l.segments {
+		for i := range segment {
+			e := &segment[i]
+			if int(e.length) == len(name) && l.names.get(e.block, e.at, e.length) == name {
+				return s*segmentSize + i, true
+			}
 		}
 	}
 	return 0, false

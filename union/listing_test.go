@@ -107,7 +107,8 @@ func TestListingChanges(t *testing.T) {
 // TestListingSearch: few names are found without a table, many by one.
 func TestListingSearch(t *testing.T) {
 	var l listing
-	for i := range 100 {
+	const last = segmentSize + 99
+	for i := range last + 1 {
 		l.add(Dirent{Name: fmt.Sprint("name", i)})
 	}
 	l.remove(7)
@@ -115,10 +116,10 @@ func TestListingSearch(t *testing.T) {
 		if (l.table != nil) != (i > tableAfter) {
 			t.Fatalf("after %d searches: table is %v", i, l.table)
 		}
-		if at, ok := l.position("name99"); !ok || at != 99 {
-			t.Errorf("after %d searches: name99 is at %d, %v", i, at, ok)
+		if at, ok := l.position(fmt.Sprint("name", last)); !ok || at != last {
+			t.Errorf("after %d searches: the last name is at %d, %v", i, at, ok)
 		}
-		for _, missing := range []string{"name7", "name100"} {
+		for _, missing := range []string{"name7", fmt.Sprint("name", last+1)} {
 			if at, ok := l.position(missing); ok {
 				t.Errorf("after %d searches: %s is at %d", i, missing, at)
 			}

@@ -183,6 +183,7 @@ func (u *Union) openat(dir int, name string, flags int, mode uint32) (int, error
 			tries++
 			u.fds.shed()
 		default:
+			makeRoom(fd)
 			return fd, err
 		}
 	}

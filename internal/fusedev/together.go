@@ -82,7 +82,9 @@ func (t *together) end() {
 
 // spin keeps a processor busy for the time d, or until done is closed. It ends and
 // reports true if others want the processor: another reader, or programs that had it
-// for a turn.
+// for a turn. Who was put on this processor has it at once: the leader waited up to
+// 2 ms for the watchdog's turn to end, and to untar, to copy up by chmod or append and
+// to create files took 1.08 to 1.19 times as long.
 func (t *together) spin(d time.Duration, done <-chan struct{}) (crowded bool) {
 	start := time.Now()
 	for last := start; ; {
@@ -94,6 +96,7 @@ func (t *together) spin(d time.Duration, done <-chan struct{}) (crowded bool) {
 			return false
 		}
 		last = now
+		yield()
 		select {
 		case <-done:
 			return false

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -116,6 +117,39 @@ func TestSpin(t *testing.T) {
 	}
 	if d := time.Since(start); d > 30*time.Second {
 		t.Errorf("ended after %v", d)
+	}
+}
+
+// Another thread on the processor of one that spins has nearly all of it.
+func TestSpinYields(t *testing.T) {
+	var one unix.CPUSet
+	one.Set(processor())
+	var end atomic.Bool
+	used := make(chan time.Duration, 1)
+	on := func(f func()) { // a thread of its own, which ends with f
+		runtime.LockOSThread()
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			t.Error(err)
+		}
+		f()
+		var u unix.Rusage
+		unix.Getrusage(unix.RUSAGE_THREAD, &u)
+		used <- time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	go on(func() {
+		for n := (&together{}); !end.Load(); {
+			n.spin(tick, nil)
+		}
+	})
+	go on(func() {
+		for start := time.Now(); time.Since(start) < 200*time.Millisecond; {
+		}
+	})
+	other := <-used
+	end.Store(true)
+	spun := <-used
+	if spun > other/2 {
+		t.Errorf("a program had the processor for %v, the watchdog for %v", other, spun)
 	}
 }
 

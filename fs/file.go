@@ -3,7 +3,6 @@ package fs
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -73,8 +72,8 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 	if err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
-		if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-			f.tellWriter(f.node(in.NodeId), st)
+		if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
+			f.tellWriter(in.NodeId, st)
 		}
 		return st
 	}
@@ -82,26 +81,6 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 		f.collected(f.node(in.NodeId))
 	}
 	return fuse.OK
-}
-
-// tellWriter lets the next write(2) to n fail, as one that the kernel had collected was
-// refused: it goes on collecting, so that a program which writes until the disk is
-// full never ended. Before a write the kernel asks for the attributes that it has
-// been told to forget, and only for reading and writing, and to find a file's end, it
-// says that it has the file open.
-func (f *fileSystem) tellWriter(n *union.Node, st fuse.Status) {
-	f.refuse.Store(int32(st))
-	f.refused.Store(time.Now().UnixNano())
-	n.Set(union.Lost)
-	f.askAgain(n)
-}
-
-// refusedFor is how long after a refusal a write fails for it. Who writes without end
-// meets others; who does not may have made room since then.
-const refusedFor = time.Second
-
-func (f *fileSystem) stillRefused() bool {
-	return time.Since(time.Unix(0, f.refused.Load())) < refusedFor
 }
 
 func (f *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {

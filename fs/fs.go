@@ -37,8 +37,7 @@ type fileSystem struct {
 	device  *fusedev.Device
 	minor   uint32       // of the kernel's protocol version
 	lost    atomic.Int32 // the errno of the first write that failed, see LostWrite
-	refuse  atomic.Int32 // of the last one that the kernel had collected, see tellWriter,
-	refused atomic.Int64 // and when, in nanoseconds of the Unix time
+	refused refusals
 	opens   atomic.Int32 // how many OPENs are still answered
 	blocks  later        // nodes for askBlocks
 
@@ -130,12 +129,18 @@ func (f *fileSystem) Forget(id, count uint64) {
 
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
-	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 && n.Clear(union.Lost) && f.stillRefused() {
-		return fuse.Status(f.refuse.Load())
+	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
+		if st := f.refusal(in.NodeId); st != fuse.OK {
+			return st
+		}
 	}
 	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
 	f.looksAt(n)
-	return f.attrOut(n, out)
+	st := f.attrOut(n, out)
+	if f.refused.pending(in.NodeId) {
+		out.SetTimeout(0) // who writes next must ask, too
+	}
+	return st
 }
 
 func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
@@ -163,7 +168,6 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		a.GID = &gid
 	}
 	if size, ok := in.GetSize(); ok {
-		n.Clear(union.Lost)
 		s := int64(size)
 		a.Size = &s
 	}

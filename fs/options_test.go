@@ -3,6 +3,7 @@ package fs_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -298,21 +299,119 @@ func TestWritingForEver(t *testing.T) {
 			t.Fatalf("after %d MB: %v", written, err)
 		}
 	}
-	// Once there is room again nothing fails for what was before.
-	for i := range 3 {
-		if i > 0 {
-			time.Sleep(600 * time.Millisecond)
-		}
-		err := f.Truncate(0)
-		if err == nil {
-			_, err = f.WriteAt(chunk[:5000], 0)
-		}
-		if sync := f.Sync(); err != nil || i > 0 && sync != nil { // the first tells of the last refusal
-			t.Errorf("with room again: %v, %v", err, sync)
-		}
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.WriteFile(s.path("other"), []byte("fits"), 0o644); err != nil {
 		t.Errorf("another file: %v", err)
+	}
+}
+
+// fullSoon returns a mount with an upper of 4 MB, half of which ballast takes.
+func fullSoon(t *testing.T, through bool) (s *stack, ballast string) {
+	t.Helper()
+	s = newStack(t, 1)
+	s.smallUpper("size=4m")
+	s.change = func(c *serveConfig) {
+		c.Work, c.Serve.WriteThrough = filepath.Join(filepath.Dir(s.upper), "work"), through
+	}
+	s.mount()
+	ballast = filepath.Join(filepath.Dir(s.upper), "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 2<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return s, ballast
+}
+
+// overflow returns a file of which fsync(2) has said that the disk is full.
+func overflow(t *testing.T, path string) *os.File {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err = f.Write(make([]byte, 3<<20)); err == nil {
+		err = f.Sync()
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("more than there is room for: %v", err)
+	}
+	return f
+}
+
+// TestRefusedWrite: when a write was refused the next one fails, whoever looks at the
+// file meanwhile; but not if there is room again, nor for ever.
+func TestRefusedWrite(t *testing.T) {
+	s, ballast := fullSoon(t, false)
+	over := func(f *os.File) error {
+		_, err := f.WriteAt(make([]byte, 1000), 0) // where it has blocks
+		return errors.Join(err, f.Sync())
+	}
+	a := overflow(t, s.path("a"))
+	askAttributes(t, s.path("a"))
+	if _, err := a.WriteAt(make([]byte, 1000), 0); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("a write to a full disk after another: %v", err)
+	}
+	if err := over(a); err != nil {
+		t.Errorf("the one after that: %v", err)
+	}
+	a = overflow(t, s.path("a"))
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := over(a); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if err := os.WriteFile(ballast, make([]byte, 3<<19), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	a = overflow(t, s.path("a"))
+	time.Sleep(time.Second)
+	overflow(t, s.path("b"))
+	if err := over(a); err != nil {
+		t.Errorf("later, when another file's write was refused: %v", err)
+	}
+}
+
+// askAttributes has the server asked for the attributes of path.
+func askAttributes(t *testing.T, path string) {
+	t.Helper()
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestRefusedPage: without the writeback cache writes fail by themselves, and what was
+// written through a mapping fails no reader.
+func TestRefusedPage(t *testing.T) {
+	s, _ := fullSoon(t, true)
+	const size = 3_000_000
+	f, err := os.Create(s.path("mapped"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	m, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m)
+	for i := range m {
+		m[i] = 1
+	}
+	if err := unix.Msync(m, unix.MS_SYNC); err != unix.ENOSPC {
+		t.Errorf("msync: %v", err)
+	}
+	if n, err := f.ReadAt(make([]byte, 100_000), size-50_000); n != 50_000 || err != io.EOF {
+		t.Errorf("read to the end: %d, %v", n, err)
+	}
+	if at, err := f.Seek(0, io.SeekEnd); at != size || err != nil {
+		t.Errorf("the end is %d, %v", at, err)
 	}
 }
 

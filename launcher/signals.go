@@ -20,7 +20,7 @@ var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIG
 // So are these, but they are caught while the other process starts: all of them
 // together take half a millisecond. What is missing are SIGPIPE, which this process
 // may bring about itself, those that mean that it has failed, SIGURG and SIGPROF, which
-// Go's runtime keeps, and 32 to 34, which it leaves to the C library.
+// Go's runtime keeps, and 32 to 34, which it leaves to C libraries (34 is musl's).
 var rareSignals = append([]os.Signal{unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS, unix.SIGSTKFLT, unix.SIGIO, unix.SIGPWR,
 	unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ}, realTime()...)
 

@@ -74,7 +74,11 @@ func mount(e *eval, args []string) error {
 			return fmt.Errorf("%s: a path with a colon cannot be written as SRC:DST", abs)
 		}
 		if both {
-			abs += ":" + filepath.Clean(dst)
+			dst = filepath.Clean(dst)
+			abs += ":" + dst
+		}
+		if dst == "/" || !both && abs == "/" {
+			return fmt.Errorf("%s: nothing can be bound over the image's root", arg)
 		}
 		e.program.Config.Mounts = append(e.program.Config.Mounts, abs)
 	}

@@ -158,6 +158,8 @@ func TestErrors(t *testing.T) {
 		"--import-env|A:b-c":                 "--import-env: b-c: not a variable's name",
 		"--hash-path|/no/such":               "--hash-path: /no/such: No such file or directory",
 		"--mount|":                           "--mount: : must be SRC or SRC:DST, and DST begin with a slash",
+		"--mount|/a:/b/..":                   "--mount: /a:/b/..: nothing can be bound over the image's root",
+		"--mount|/":                          "--mount: /: nothing can be bound over the image's root",
 		"--mount|/a:b":                       "--mount: /a:b: must be SRC or SRC:DST, and DST begin with a slash",
 		"--entrypoint-script":                "--entrypoint-script: an empty script: it takes lines",
 		"--eval-string| --run 'a":            "--eval-string:  --run 'a: unterminated single-quoted string",

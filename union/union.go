@@ -268,6 +268,7 @@ func (u *Union) lock(path string, how int, busy string) error {
 	if err != nil {
 		return errs.Path(path, err)
 	}
+	makeRoom(fd)
 	if err := flock(fd, how); err != nil {
 		unix.Close(fd)
 		if err == unix.EWOULDBLOCK {

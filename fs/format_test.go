@@ -282,46 +282,110 @@ func TestOwnersOfNew(t *testing.T) {
 	}
 }
 
-// TestACLBelowOwners: where owners are kept in attributes a lower file's ACL counts, and
-// its copy, which has none, permits nobody more.
+// TestACLBelowOwners: where owners are kept in attributes there are no ACLs, and what a
+// lower object's denies stays denied: before and after its copy-up, by whatever that
+// comes, and in later mounts. So does what an upper object's denies.
 func TestACLBelowOwners(t *testing.T) {
 	if os.Geteuid() != 0 || usertest.Active() {
 		t.Skip("it takes several users")
 	}
 	s := newStack(t, 1)
 	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
-	fill(t, s.lowers[0], tree("f: secret"))
-	low := filepath.Join(s.lowers[0], "f")
-	if err := os.Chown(low, 0, 1001); err != nil {
+	none := ^uint32(0)
+	const user, group, access, byDefault = 2, 8, "system.posix_acl_access", "system.posix_acl_default"
+	// with is an ACL with an entry for 1001 or another one.
+	with := func(tag, perm uint16, id uint32, groupObj, mask, other uint16) string {
+		named, own := aclEntry{tag, perm, id}, aclEntry{4, groupObj, none}
+		first, second := named, own
+		if tag == group {
+			first, second = own, named
+		}
+		return string(acl(aclEntry{1, 6, none}, first, second, aclEntry{16, mask, none}, aclEntry{32, other, none}))
+	}
+	acls := map[string]string{
+		"user": with(user, 0, 1001, 4, 4, 4), "group": with(group, 0, 1001, 4, 4, 4), "dir": with(user, 0, 1001, 5, 5, 5),
+		"mask": with(user, 4, 5, 0, 4, 0), "chmod": with(user, 4, 5, 0, 4, 0), "write": with(user, 4, 5, 0, 4, 0), "fifo": with(user, 0, 1001, 4, 4, 4),
+	}
+	secret := []string{"user", "group", "dir/f", "mask", "chmod", "write", "fifo"}
+	fill(t, s.lowers[0], tree("user: secret", "group: secret", "dir/f: secret", "mask: secret", "chmod: secret", "write: secret", "open: text"))
+	fill(t, s.upper, tree("ours: secret"))
+	low := func(name string) string { return filepath.Join(s.lowers[0], name) }
+	if err := unix.Mkfifo(low("fifo"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	// user::rw-, user:5:r--, group::---, mask::r--, other::---
-	none := ^uint32(0)
-	setxattr(t, low, "system.posix_acl_access", string(acl(aclEntry{1, 6, none}, aclEntry{2, 4, 5}, aclEntry{4, 0, none}, aclEntry{16, 4, none}, aclEntry{32, 0, none})))
+	for _, name := range []string{"mask", "chmod", "write"} {
+		if err := os.Chown(low(name), 0, 1001); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, value := range acls {
+		setxattr(t, low(name), access, value)
+	}
+	setxattr(t, low("dir"), byDefault, acls["dir"])
+	setxattr(t, filepath.Join(s.upper, "ours"), access, acls["user"])
+	s.letUsersIn()
+	denied := func(when string) {
+		t.Helper()
+		(&run{t: t, mnt: s.mnt}).as(1001, func() {
+			for _, name := range append(secret, "ours") {
+				if f, err := os.OpenFile(s.path(name), os.O_RDONLY|unix.O_NONBLOCK, 0); !errors.Is(err, unix.EACCES) {
+					t.Errorf("%s: 1001 opens %s: %v", when, name, err)
+					f.Close()
+				}
+			}
+			if _, err := os.ReadFile(s.path("open")); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, name := range append(secret, "dir", "ours") {
+			if attrs := xattrs(s.path(name)); strings.Contains(attrs, "acl") {
+				t.Errorf("%s: %s has %s", when, name, attrs)
+			}
+		}
+	}
 	s.mount()
-	fd, err := unix.Open(s.path("f"), unix.O_PATH|unix.O_CLOEXEC, 0)
+	denied("before")
+	// One that has the file open writes first, and then makes it a program, by the mode
+	// that he was shown.
+	f, err := os.OpenFile(s.path("write"), os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	for _, when := range []string{"before", "after"} {
-		as(1001, func(func(string) string) error {
-			if f, err := os.Open(fdName(fd)); !errors.Is(err, unix.EACCES) {
-				t.Errorf("%s its copy-up the group may read: %v", when, err)
-				f.Close()
-			}
-			return nil
-		})(nil)
-		if err := os.Chtimes(s.path("f"), old, old); err != nil {
+	_, err = f.WriteString("x")
+	steps := []error{err}
+	for _, name := range []string{"chmod", "write"} {
+		info, err := os.Stat(s.path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps = append(steps, os.Chmod(s.path(name), info.Mode()|0o100))
+	}
+	for _, name := range append(secret, "dir", "ours", "open") {
+		steps = append(steps, os.Chtimes(s.path(name), old, old))
+	}
+	for _, err := range append(steps, f.Close()) {
+		if err != nil {
 			t.Error(err)
 		}
 	}
-	if info, err := os.Stat(s.path("f")); err != nil || info.Mode() != 0o600 {
-		t.Errorf("the copy: %v, %v", info.Mode(), err)
+	denied("after")
+	for name, want := range map[string]os.FileMode{"user": 0o600, "group": 0o640, "mask": 0o600, "chmod": 0o700, "open": 0o644} {
+		if info, err := os.Stat(s.path(name)); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", name, info.Mode(), err, want)
+		}
 	}
-	if attrs := xattrs(s.path("f")); strings.Contains(attrs, "acl") {
-		t.Errorf("the copy has %s", attrs)
+	// Who asks for more gets it.
+	if err := os.Chmod(s.path("mask"), 0o640); err != nil {
+		t.Error(err)
 	}
+	if info, err := os.Stat(s.path("mask")); err != nil || info.Mode() != 0o640 {
+		t.Errorf("mask: %v, %v", info.Mode(), err)
+	}
+	if err := os.Chmod(s.path("mask"), 0o600); err != nil {
+		t.Error(err)
+	}
+	s.remount()
+	denied("in the next mount")
 }
 
 // TestReserved: where owners are not kept in attributes, those are any others, as a

@@ -1,7 +1,6 @@
 package union
 
 import (
-	"encoding/binary"
 	"strings"
 	"sync"
 
@@ -390,11 +389,6 @@ func (u *Union) copyMeta(n *Node, dst ref, st *unix.Stat_t) error {
 		if err := u.copyXattrs(src, dst); err != nil {
 			return err
 		}
-		if u.overrides(st.Mode) {
-			plain := *st
-			plain.Mode = withoutACL(src, st.Mode)
-			st = &plain
-		}
 	}
 	return u.copyModeTimes(dst, st)
 }
@@ -590,24 +584,6 @@ func (u *Union) copyModeTimes(dst ref, st *unix.Stat_t) error {
 		return err
 	}
 	return dst.utimes(&[2]unix.Timespec{st.Atim, st.Mtim})
-}
-
-// withoutACL returns the mode of an object with mode as it is without its ACL. Where
-// there is one, the group's bits are its mask, which permits more than the group has.
-func withoutACL(r ref, mode uint32) uint32 {
-	acl, err := getxattr(r, aclPrefix+"access")
-	if err != nil {
-		return mode
-	}
-	// A version in 4 bytes, and entries: tag and permissions in 2 each, an id in 4. See
-	// linux/posix_acl_xattr.h.
-	const groupObj = 4
-	for e := acl[min(4, len(acl)):]; len(e) >= 8; e = e[8:] {
-		if binary.LittleEndian.Uint16(e) == groupObj {
-			return mode & (uint32(binary.LittleEndian.Uint16(e[2:])<<3) | ^uint32(0o070))
-		}
-	}
-	return mode
 }
 
 // copyXattrs copies the extended attributes of src but those of the union

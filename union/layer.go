@@ -35,6 +35,7 @@ type layer struct {
 	foreign  bool
 	dots     bool   // whiteouts may be names with ".wh." before them
 	override string // the attribute that holds owners and modes, or ""
+	noACLs   bool   // the ACLs of its objects do not count, see KeepsModes
 	// These system calls did not work between it and the upper, nor will they;
 	// it is one file system mostly.
 	noClone, noCopyRange atomic.Bool
@@ -70,7 +71,7 @@ func (l *layer) where() string {
 
 // openLayer opens a layer; above is the one that it lies beside, if any.
 func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
-	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, above: above, live: l.Live}
+	ly := &layer{id: uint32(len(u.layers) + 1), path: l.Path, above: above, live: l.Live, noACLs: u.KeepsModes()}
 	from := unix.AT_FDCWD
 	if above != nil {
 		from = above.root.h.Load().fd
@@ -99,7 +100,7 @@ func (u *Union) openLayer(l Layer, above *layer) (*layer, error) {
 		return nil, errs.Path(ly.where(), err)
 	}
 	ly.dev, ly.device = u.devs.index(st.Dev), st.Dev
-	if l.Index != "" && !l.Live && !l.Foreign {
+	if l.Index != "" && !l.Live && !l.Foreign && !ly.noACLs { // it knows modes with ACLs
 		u.openIndex(ly, fd, l.Index, &st)
 	}
 	if l.Foreign {
@@ -156,6 +157,7 @@ func (u *Union) openUpper(c Config) error {
 	if ly.override = overrideOf(u.locks[1]); ly.override == "" {
 		ly.override = overrideAttrs[c.XattrPermissions]
 	}
+	ly.noACLs = ly.override != ""
 	u.upper = ly
 	if err := u.openWork(u.locks[0]); err != nil {
 		return err

@@ -218,8 +218,8 @@ func (u *Union) Volatile() bool { return u.volatile }
 func (u *Union) HasACLs() bool { return !u.aclOff }
 
 // KeepsModes reports whether owners and modes are kept in an attribute of the upper's
-// objects, see Config.XattrPermissions. Then these have no ACLs: a mode and an ACL
-// each change the other.
+// objects, see Config.XattrPermissions. Then there are no ACLs in the whole union: a
+// mode and an ACL each change the other, and a lower object's could not be copied up.
 func (u *Union) KeepsModes() bool { return u.upper != nil && u.upper.override != "" }
 
 // makeRoot builds the root node from the layers' roots. A root that is opaque
@@ -248,7 +248,7 @@ func (u *Union) makeRoot() error {
 	u.root = n
 	u.table.ids.add(n)
 	u.table.add(n, nil)
-	_, err := unix.Getxattr(fdPath(top.h.Load().fd), "system.posix_acl_access", nil)
+	_, err := unix.Getxattr(fdPath(top.h.Load().fd), aclAccess, nil)
 	u.aclOff = err == unix.EOPNOTSUPP
 	return nil
 }

@@ -34,9 +34,9 @@ func shownXattr(name string) (string, bool) {
 // reserved reports whether n's attribute name, where n lies in layer l, is not for
 // users: a mark, or what says who owns n and what its mode is, or, of the root, that
 // all such attributes of a layer do. Who owns a file could else give it to root, and
-// have it run as root. Nor is what an upper may have of ACLs where it has none.
+// have it run as root. Nor are ACLs where they do not count.
 func (u *Union) reserved(n *Node, name string, l *layer) bool {
-	if l == u.upper && u.KeepsModes() && strings.HasPrefix(name, aclPrefix) {
+	if l.noACLs && strings.HasPrefix(name, aclPrefix) {
 		return true
 	}
 	return strings.HasPrefix(name, fuseMarks) || isOverride(name) && (l.override != "" || n == u.root)
@@ -96,6 +96,7 @@ func (u *Union) Listxattr(n *Node, fd int) ([]string, error) {
 
 const (
 	aclPrefix  = "system.posix_acl_"
+	aclAccess  = aclPrefix + "access"
 	aclDefault = aclPrefix + "default"
 )
 

@@ -282,6 +282,39 @@ func TestOwnersOfNew(t *testing.T) {
 	}
 }
 
+// TestMadeWithoutChown: where owners are kept in attributes a server that may not
+// chown(2) lets other users make all kinds of objects. Those that cannot have an
+// attribute are its own.
+func TestMadeWithoutChown(t *testing.T) {
+	if os.Geteuid() != 0 || usertest.Active() {
+		t.Skip("it takes several users")
+	}
+	s := newStack(t, 1)
+	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+	s.starts = []string{"setpriv", "--bounding-set=-chown", "--inh-caps=-chown"}
+	fill(t, s.upper, tree("d/"))
+	if err := os.Chmod(filepath.Join(s.upper, "d"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s.letUsersIn()
+	s.mount()
+	(&run{t: t, mnt: s.mnt}).as(1002, func() {
+		for _, err := range []error{
+			os.WriteFile(s.path("d/file"), nil, 0o600), os.Mkdir(s.path("d/dir"), 0o700), os.Symlink("target", s.path("d/link")),
+			unix.Mkfifo(s.path("d/fifo"), 0o622), unix.Mknod(s.path("d/socket"), unix.S_IFSOCK|0o600, 0),
+		} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for name, want := range map[string]string{"file": "1002:1002", "dir": "1002:1002", "link": "0:0", "fifo": "0:0", "socket": "0:0"} {
+		if got := owner(t, s.path("d/"+name)); got != want {
+			t.Errorf("%s is %s, not %s", name, got, want)
+		}
+	}
+}
+
 // TestACLBelowOwners: where owners are kept in attributes there are no ACLs, and what a
 // lower object's denies stays denied: before and after its copy-up, by whatever that
 // comes, and in later mounts. So does what an upper object's denies.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -141,6 +142,7 @@ type stack struct {
 	mnt    string
 	change func(c *serveConfig) // what is not as usual, or nil
 	prefix string               // of overlayfs's attributes in the layers
+	starts []string             // the command that executes the server, or nil
 	// indexed: the lower layers get indexes whenever they are mounted.
 	indexed bool
 	// onCall is called before each of the server's watchedCalls; it kills the
@@ -241,7 +243,8 @@ func (s *stack) launch(c serveConfig) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.server = exec.Command(os.Args[0])
+	words := append(slices.Clone(s.starts), os.Args[0])
+	s.server = exec.Command(words[0], words[1:]...)
 	s.server.Env = append(os.Environ(), serveEnv+"="+string(text))
 	s.server.Stderr = os.Stderr
 	s.server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

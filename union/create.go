@@ -127,7 +127,11 @@ func (m *maker) own(fd int, name string) error {
 	if st.Uid == m.c.UID && st.Gid == gid {
 		return nil
 	}
-	if err := unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	err = unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW)
+	if m.u.KeepsModes() && (err == unix.EPERM || err == unix.EINVAL) {
+		return nil // it has no attribute, and is better ours than not made
+	}
+	if err != nil {
 		return err
 	}
 	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && !m.isDir {

@@ -432,9 +432,17 @@ func TestReserved(t *testing.T) {
 	reserved(t, s.mnt, name)
 	setxattr(t, s.path("low"), name, "0:0:4755")
 	// A fuse-overlayfs in here takes this for an upper without attributes.
-	if err := unix.Setxattr(s.path("low"), "user.fuseoverlayfs.opaque", []byte("y"), 0); err != unix.EOPNOTSUPP {
-		t.Errorf("another's mark: %v", err)
+	marks := func() {
+		t.Helper()
+		for _, path := range []string{s.path("low"), s.mnt} {
+			for _, mark := range []string{"opaque", "origin", "override_stat"} {
+				if err := unix.Setxattr(path, "user.fuseoverlayfs."+mark, []byte("0:0:4755"), 0); err != unix.EOPNOTSUPP {
+					t.Errorf("%s: another's mark %s: %v", path, mark, err)
+				}
+			}
+		}
 	}
+	marks()
 	s.remount()
 	if info, err := os.Stat(s.path("low")); err != nil || info.Mode() != 0o644 {
 		t.Errorf("%v, %v", info.Mode(), err)
@@ -442,6 +450,9 @@ func TestReserved(t *testing.T) {
 	if names := xattrs(s.path("low")); !strings.Contains(names, name) {
 		t.Errorf("lost: %s", names)
 	}
+	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+	s.remount()
+	marks()
 }
 
 // TestRedirects: directories of lower layers are renamed without being copied;

@@ -25,7 +25,7 @@ func unprivileged(f func()) {
 
 // TestDeniedToOwner: what an upper file's mode denies its owner is denied to new
 // opens only, which the kernel checks. Who has it open goes on, also after our
-// descriptor was closed.
+// descriptor was closed; but not with a set-gid file, which would lose that bit.
 func TestDeniedToOwner(t *testing.T) {
 	if os.Getenv("PLASH_TEST_USER") == "one id" {
 		t.Skip("it takes several users")
@@ -56,6 +56,22 @@ func TestDeniedToOwner(t *testing.T) {
 		if check(t, u.Getattr(n, &st)); st.Mode&0o7777 != mode {
 			t.Errorf("mode %o became %o", mode, st.Mode&0o7777)
 		}
+	}
+	path := filepath.Join(upper, "sgid")
+	write(t, upper, "sgid")
+	if os.Geteuid() == 0 {
+		check(t, os.Chown(path, 1000, 7))
+	}
+	check(t, unix.Chmod(path, 0o2454))
+	n := walk(t, u, "sgid")
+	unprivileged(func() {
+		if err := u.Write(n, []byte("new"), 0, false); err != unix.EACCES {
+			t.Errorf("set-gid: %v", err)
+		}
+	})
+	var st unix.Stat_t
+	if check(t, unix.Stat(path, &st)); st.Mode&0o7777 != 0o2454 {
+		t.Errorf("set-gid: the mode became %o", st.Mode&0o7777)
 	}
 }
 

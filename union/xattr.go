@@ -125,11 +125,11 @@ func (u *Union) Removexattr(n *Node, name string) error {
 func (u *Union) changeXattr(n *Node, name string, change func(r ref, stored string) error) error {
 	switch {
 	case u.upper == nil: // EROFS, below
-	case isOverride(name) && u.reserved(n, name, u.upper):
-		return unix.EPERM
 	case strings.HasPrefix(name, fuseMarks), u.KeepsModes() && strings.HasPrefix(name, aclPrefix):
 		// A fuse-overlayfs in here does without its marks.
 		return unix.EOPNOTSUPP
+	case u.reserved(n, name, u.upper):
+		return unix.EPERM
 	}
 	if err := u.copyUp(n, -1); err != nil {
 		return err

@@ -123,6 +123,7 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	}
 	// The union sets modes itself; see union.Creation.
 	unix.Umask(0)
+	union.MakeRoom()
 	f.device = fusedev.New(devFD, maxWrite, newServer(f, mountOptions(u, o)))
 	u.CopiedUp = f.askAgain
 	f.blocks = later{delay: blocksDelay, do: f.askBlocks}

@@ -14,17 +14,23 @@ import (
 // 10,000 and to copy them up 0.88 to 0.93.
 var room atomic.Int64
 
-func init() { room.Store(64) } // NR_OPEN_DEFAULT in linux/fdtable.h
-
 const (
+	firstRoom  = 64 // NR_OPEN_DEFAULT in linux/fdtable.h
 	roomFactor = 16 // times more room at once
-	roomLeft   = 4  // one of so many parts is used by then
 )
 
-// makeRoom is told of each descriptor that was opened, or of -1.
+func init() { room.Store(firstRoom) }
+
+// MakeRoom is for who serves a union: many files will be opened. Whoever ends at once
+// should not call it, since a process ends when the kernel has made the table, which
+// takes as long as ever.
+func MakeRoom() { makeRoom(firstRoom / 2) }
+
+// makeRoom is told of each descriptor that was opened, or of -1. At half of the table
+// there is time enough to make the next one, if the first has been made early.
 func makeRoom(fd int) {
 	now := room.Load()
-	if int64(fd) >= now/roomLeft && room.CompareAndSwap(now, now*roomFactor) {
+	if int64(fd) >= now/2 && room.CompareAndSwap(now, now*roomFactor) {
 		go widen(int(now * roomFactor))
 	}
 }

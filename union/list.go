@@ -70,6 +70,7 @@ func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64
 	if err != nil {
 		return err
 	}
+	l.settle()
 	if from == 0 && !add(Dirent{".", n.ino, unix.S_IFDIR}, 1) {
 		return nil
 	}

@@ -126,3 +126,60 @@ func TestListingSearch(t *testing.T) {
 		}
 	}
 }
+
+// TestListingLate: what is made, removed and renamed in a directory of many names after
+// it was listed shows when it is listed again, and costs no search before.
+func TestListingLate(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "d/file")
+	for i := range segmentSize {
+		if err := os.Link(filepath.Join(dir, "d/file"), filepath.Join(dir, fmt.Sprint("d/name", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u, _ := open(t, Layer{Path: dir})
+	d := walk(t, u, "d")
+	list := func() map[string]int {
+		times := map[string]int{}
+		err := u.ReadDirAt(d, firstCookie, func(e Dirent, _ uint64) bool { times[e.Name]++; return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return times
+	}
+	list()
+	for i := range tableAfter + 1 {
+		l := d.dir().list.Load()
+		if i <= 2 && l.searches > 0 {
+			t.Errorf("%d searches for %d new names", l.searches, i)
+		}
+		if _, _, err := u.Create(d, fmt.Sprint("new", i), Creation{Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		if i == 2 && list()["new2"] != 1 {
+			t.Error("new2 is not listed")
+		}
+	}
+	check(t, u.Unlink(d, "new1"))
+	check(t, u.Unlink(d, "name1"))
+	if _, _, err := u.Create(d, "name1", Creation{Mode: 0o644}); err != nil {
+		t.Fatal(err)
+	}
+	check(t, u.Rename(d, "new2", d, "name2", 0))
+	check(t, u.Rename(d, "new3", d, "newer", 0))
+	got := list()
+	for name, n := range got {
+		if n != 1 {
+			t.Errorf("%s is listed %d times", name, n)
+		}
+	}
+	want, err := u.ReadDir(d)
+	if err != nil || len(got) != len(want) || len(want) != segmentSize+1+tableAfter+1-2 {
+		t.Errorf("%d names, of %d: %v", len(got), len(want), err)
+	}
+	for _, e := range want {
+		if got[e.Name] == 0 {
+			t.Errorf("%s is missing", e.Name)
+		}
+	}
+}

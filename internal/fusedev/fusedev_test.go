@@ -220,9 +220,9 @@ func TestIdle(t *testing.T) {
 		want(t, kernel, "x")
 	}
 	time.Sleep(2 * dull * tick)
-	before := processorTime(t)
+	before := processorTime(t, unix.RUSAGE_SELF)
 	time.Sleep(time.Second)
-	if used := processorTime(t) - before; used > 10*time.Millisecond {
+	if used := processorTime(t, unix.RUSAGE_SELF) - before; used > 10*time.Millisecond {
 		t.Errorf("%v of processor time in an idle second", used)
 	}
 	send(t, kernel, "awake")
@@ -279,11 +279,11 @@ func resident(t *testing.T) (bytes int) {
 	return bytes << 10
 }
 
-func processorTime(t *testing.T) time.Duration {
+func processorTime(t *testing.T, who int) time.Duration {
 	t.Helper()
 	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		t.Fatal(err)
+	if err := unix.Getrusage(who, &u); err != nil {
+		t.Error(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

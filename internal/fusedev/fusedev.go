@@ -179,9 +179,11 @@ func (d *Device) finish(err error) {
 	})
 }
 
-// unreadable ends reading, since that failed so.
+// unreadable ends reading, since that failed so. Both are the end of the mount: the
+// second is what the read gets that took a request from the queue just then
+// (fuse_dev_do_read in fs/fuse/dev.c).
 func (d *Device) unreadable(err error) {
-	if err == unix.ENODEV { // unmounted
+	if err == unix.ENODEV || err == unix.ECONNABORTED {
 		d.finish(nil)
 		return
 	}

@@ -288,6 +288,22 @@ func processorTime(t *testing.T, who int) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
+// TestUnmounted: the end of a mount is no error, also for who was just reading a
+// request.
+func TestUnmounted(t *testing.T) {
+	for _, x := range []struct {
+		read error
+		end  string
+	}{{unix.ENODEV, "<nil>"}, {unix.ECONNABORTED, "<nil>"}, {unix.EIO, "/dev/fuse: input/output error"}} {
+		d := New(-1, 0, handler{})
+		d.unreadable(x.read)
+		<-d.done
+		if got := fmt.Sprint(d.err); got != x.end {
+			t.Errorf("after %v: %s, want %s", x.read, got, x.end)
+		}
+	}
+}
+
 func TestAt(t *testing.T) {
 	type pair struct{ A, B uint32 }
 	b := binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, 1), 2)

@@ -37,7 +37,7 @@ const (
 )
 
 // read receives the next request into b: see Handler.Handle for what it returns.
-// ENODEV is the end.
+// For errors see Device.unreadable.
 func (p *pause) read(fd int, b *buffers) (in []byte, rest *Pipe, err error) {
 	n, err := p.wait(fd, b)
 	if err != nil {

@@ -73,7 +73,7 @@ func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
 		if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
-			f.tellWriter(in.NodeId, st)
+			f.tellWriter(f.node(in.NodeId), st)
 		}
 		return st
 	}

@@ -40,6 +40,7 @@ type fileSystem struct {
 	refused refusals
 	opens   atomic.Int32 // how many OPENs are still answered
 	blocks  later        // nodes for askBlocks
+	forget  later        // nodes whose attributes the kernel is to forget, see told
 
 	collects bool  // the kernel collects writes, and has times of its own
 	relists  bool  // the kernel forgets attributes of files that are closed
@@ -88,6 +89,7 @@ func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.S
 	t := f.cacheTime(n)
 	out.SetAttrTimeout(t)
 	out.SetEntryTimeout(t)
+	f.told(n)
 }
 
 // askAgain lets the kernel forget n's attributes, but not its data.
@@ -130,17 +132,13 @@ func (f *fileSystem) Forget(id, count uint64) {
 func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
 	n := f.node(in.NodeId)
 	if in.Flags()&fuse.FUSE_GETATTR_FH != 0 {
-		if st := f.refusal(in.NodeId); st != fuse.OK {
+		if st := f.refusal(n); st != fuse.OK {
 			return st
 		}
 	}
 	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
 	f.looksAt(n)
-	st := f.attrOut(n, out)
-	if f.refused.pending(in.NodeId) {
-		out.SetTimeout(0) // who writes next must ask, too
-	}
-	return st
+	return f.attrOut(n, out)
 }
 
 func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
@@ -150,6 +148,7 @@ func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
 	}
 	f.attr(&out.Attr, &st)
 	out.SetTimeout(f.cacheTime(n))
+	f.told(n)
 	return fuse.OK
 }
 

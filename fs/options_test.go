@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -341,22 +342,57 @@ func overflow(t *testing.T, path string) *os.File {
 }
 
 // TestRefusedWrite: when a write was refused the next one fails, whoever looks at the
-// file meanwhile; but not if there is room again, nor for ever.
+// file or changes it meanwhile; but not if there is more room, nor for ever, nor does
+// anything else fail.
 func TestRefusedWrite(t *testing.T) {
 	s, ballast := fullSoon(t, false)
+	path := s.path("a")
 	over := func(f *os.File) error {
 		_, err := f.WriteAt(make([]byte, 1000), 0) // where it has blocks
 		return errors.Join(err, f.Sync())
 	}
-	a := overflow(t, s.path("a"))
-	askAttributes(t, s.path("a"))
-	if _, err := a.WriteAt(make([]byte, 1000), 0); !errors.Is(err, unix.ENOSPC) {
-		t.Errorf("a write to a full disk after another: %v", err)
+	for what, look := range map[string]func() error{
+		"nothing": func() error { return nil },
+		"stat":    func() error { askAttributes(t, path); return nil },
+		"chtimes": func() error { return os.Chtimes(path, old, old) },
+		"chmod":   func() error { return os.Chmod(path, 0o600) },
+		"link":    func() error { return errors.Join(os.Link(path, s.path("link")), os.Remove(s.path("link"))) },
+		"list":    func() error { return exec.Command("ls", "-l", s.mnt).Run() },
+		"read": func() error {
+			askAttributes(t, path)
+			_, err := os.ReadFile(path)
+			return err
+		},
+		"end": func() error {
+			askAttributes(t, path)
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = f.Seek(0, io.SeekEnd)
+			return err
+		},
+	} {
+		a := overflow(t, path)
+		if err := look(); err != nil {
+			t.Errorf("%s while a write is refused: %v", what, err)
+		}
+		if err := refusedSoon(a); err != unix.ENOSPC {
+			t.Errorf("a write after one that was refused and %s: %v", what, err)
+		}
+		if err := over(a); err != nil {
+			t.Errorf("the one after that: %v", err)
+		}
+	}
+	a := overflow(t, path)
+	if err := a.Truncate(3 << 19); err != nil {
+		t.Fatal(err)
 	}
 	if err := over(a); err != nil {
-		t.Errorf("the one after that: %v", err)
+		t.Errorf("with half a MB more of room: %v", err)
 	}
-	a = overflow(t, s.path("a"))
+	a = overflow(t, path)
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
@@ -366,11 +402,67 @@ func TestRefusedWrite(t *testing.T) {
 	if err := os.WriteFile(ballast, make([]byte, 3<<19), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	a = overflow(t, s.path("a"))
+	a = overflow(t, path)
 	time.Sleep(time.Second)
 	overflow(t, s.path("b"))
 	if err := over(a); err != nil {
 		t.Errorf("later, when another file's write was refused: %v", err)
+	}
+}
+
+// refusedSoon writes to f, where it has blocks, until that fails, at most some times.
+func refusedSoon(f *os.File) error {
+	for range 30 {
+		time.Sleep(10 * time.Millisecond)
+		if _, err := f.WriteAt(make([]byte, 1000), 0); err != nil {
+			return errors.Unwrap(err)
+		}
+	}
+	return nil
+}
+
+// TestRefusedOfAnother: a file that has the number of one that is gone can be written.
+func TestRefusedOfAnother(t *testing.T) {
+	s, ballast := fullSoon(t, false)
+	a := overflow(t, s.path("a"))
+	a.Close()
+	if err := os.Remove(s.path("a")); err != nil {
+		t.Fatal(err)
+	}
+	os.WriteFile(ballast, make([]byte, 4<<20), 0o644) // there is as little room as before
+	for i := range 4 {
+		path := s.path(fmt.Sprint("new", i))
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		askAttributes(t, path)
+		time.Sleep(5 * time.Millisecond)
+		if _, err := f.Write([]byte("text")); err != nil {
+			t.Errorf("another file: %v", err)
+		}
+	}
+}
+
+// TestRefusedTimeout: where the kernel may cache attributes for a time only, it asks for
+// them to read a file's end, too, and that does not fail.
+func TestRefusedTimeout(t *testing.T) {
+	for _, timeout := range []time.Duration{0, 500 * time.Millisecond} {
+		s, _ := fullSoon(t, false)
+		serve := s.change
+		s.change = func(c *serveConfig) { serve(c); c.Serve.Timeout = &timeout }
+		s.remount()
+		a := overflow(t, s.path("a"))
+		time.Sleep(timeout)
+		for range 2 {
+			if _, err := os.ReadFile(s.path("a")); err != nil {
+				t.Errorf("timeout %v: reading: %v", timeout, err)
+			}
+		}
+		if err := refusedSoon(a); timeout > 0 && err != unix.ENOSPC {
+			t.Errorf("timeout %v: writing: %v", timeout, err)
+		}
 	}
 }
 

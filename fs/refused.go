@@ -2,33 +2,72 @@ package fs
 
 import (
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"plash/union"
 )
 
-// tellWriter lets the next write(2) to a node fail, as one that the kernel had
-// collected was refused: it goes on collecting, so that a program which writes until
-// the disk is full never ended. Before a write the kernel asks for attributes that it
-// has been told to forget, and only for writing, and with timeouts for reading and to
-// find a file's end, it says that it has the file open.
-func (f *fileSystem) tellWriter(id uint64, st fuse.Status) {
-	f.refused.add(id, st)
-	f.device.InvalidateAttributes(id) // fails if the kernel does not know it any more
+// When the disk refuses what the kernel had collected of a program's writes, the next
+// write(2) to that file must fail: the kernel goes on collecting, and a program that
+// writes until the disk is full would never end. Of a write(2) the server hears only if
+// the kernel asks for attributes before, as it does once it has been told to forget
+// them. It then says that it has the file open, as it does for reading past the end and
+// for lseek(2), too, but for these only when the time that they may be cached for is
+// over. So a request that comes earlier is for writing, and fails. (Before Linux 5.16,
+// protocol 7.35, it asks for these, too: there it is not told to forget.)
+
+const (
+	// refusedFor is how long after a refusal a write fails for it. Who writes without
+	// end meets others; who does not may have made room since then.
+	refusedFor = time.Second
+	// forgetDelay lets the kernel have the reply that it is to forget.
+	forgetDelay = time.Millisecond
+)
+
+// tellWriter lets the next write(2) to n fail, as one that the kernel had collected
+// was refused.
+func (f *fileSystem) tellWriter(n *union.Node, st fuse.Status) {
+	if f.minor < 35 {
+		return
+	}
+	f.refused.add(n, refusal{status: st, free: f.free()})
+	f.askAgain(n)
 }
 
-// refusal returns what the next write to a node must fail for, if anything, and
-// forgets it. A disk on which there is room again is full no more.
-func (f *fileSystem) refusal(id uint64) fuse.Status {
-	st := f.refused.take(id)
-	var fs unix.Statfs_t
-	if st == fuse.Status(unix.ENOSPC) && f.u.Statfs(&fs) == nil && fs.Bavail*uint64(fs.Bsize) >= uint64(maxWrite) {
+// told notes that the kernel is being told attributes of n. It must forget them again
+// before the next write, if that is to fail.
+func (f *fileSystem) told(n *union.Node) {
+	if f.refused.told(n) {
+		id, _ := n.ID()
+		f.forget.add(id)
+	}
+}
+
+// refusal returns what a request for n's attributes by who has it open must fail for,
+// if anything, and forgets it. A disk on which there is more room now is full no more.
+func (f *fileSystem) refusal(n *union.Node) fuse.Status {
+	r := f.refused.take(n, f.cacheTime(n))
+	full := r.status == fuse.Status(unix.ENOSPC) || r.status == fuse.Status(unix.EDQUOT)
+	if full && f.free() > r.free {
 		return fuse.OK
 	}
-	return st
+	return r.status
+}
+
+// free returns how many blocks of the upper's file system are free, whoever may use
+// them: it says nothing of quotas but what others than the file's owner free, too.
+func (f *fileSystem) free() uint64 {
+	var fs unix.Statfs_t
+	if f.u.Statfs(&fs) != nil {
+		return math.MaxUint64
+	}
+	return fs.Bfree
 }
 
 // refusals are the nodes to which a write was refused lately, but for those whose
@@ -37,55 +76,73 @@ type refusals struct {
 	some atomic.Bool // there are any
 
 	mu    sync.Mutex // guards what follows
-	nodes map[uint64]refusal
+	nodes map[nodeID]refusal
 }
+
+// A nodeID tells nodes that have the same number after each other apart.
+type nodeID struct{ id, generation uint64 }
 
 type refusal struct {
 	status fuse.Status
-	at     time.Time
+	free   uint64    // see fileSystem.free, after it
+	at     time.Time // when it was
+	told   time.Time // when the kernel was last told attributes, since then
 }
 
-// refusedFor is how long after a refusal a write fails for it. Who writes without end
-// meets others; who does not may have made room since then.
-const refusedFor = time.Second
-
-func (r *refusals) add(id uint64, st fuse.Status) {
+func (r *refusals) add(n *union.Node, x refusal) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.nodes == nil {
-		r.nodes = map[uint64]refusal{}
+		r.nodes = map[nodeID]refusal{}
 	}
-	r.nodes[id] = refusal{st, time.Now()}
+	x.at = time.Now()
+	r.nodes[idOf(n)] = x
 	r.forgetOld()
+}
+
+func idOf(n *union.Node) nodeID {
+	id, generation := n.ID()
+	return nodeID{id, generation}
 }
 
 // forgetOld keeps those that still count. mu is held.
 func (r *refusals) forgetOld() {
-	maps.DeleteFunc(r.nodes, func(_ uint64, x refusal) bool { return time.Since(x.at) >= refusedFor })
+	maps.DeleteFunc(r.nodes, func(_ nodeID, x refusal) bool { return time.Since(x.at) >= refusedFor })
 	r.some.Store(len(r.nodes) > 0)
 }
 
-// pending reports whether there is one of the node.
-func (r *refusals) pending(id uint64) bool {
+// told notes when the kernel was told attributes of n, and reports whether there is a
+// refusal of it.
+func (r *refusals) told(n *union.Node) bool {
 	if !r.some.Load() {
 		return false
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.forgetOld()
-	_, is := r.nodes[id]
+	x, is := r.nodes[idOf(n)]
+	if is {
+		x.told = time.Now()
+		r.nodes[idOf(n)] = x
+	}
 	return is
 }
 
-// take removes that of the node and returns it, or OK.
-func (r *refusals) take(id uint64) fuse.Status {
+// take removes that of n and returns it. There is none, whose status is OK, for who may
+// be reading: attributes may be cached for the time cached, and it is not known that
+// they have not been for longer.
+func (r *refusals) take(n *union.Node, cached time.Duration) (none refusal) {
 	if !r.some.Load() {
-		return fuse.OK
+		return none
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	st := r.nodes[id].status
-	delete(r.nodes, id)
 	r.forgetOld()
-	return st
+	x, is := r.nodes[idOf(n)]
+	if !is || cached < forever && time.Since(x.told) > cached/2 {
+		return none
+	}
+	delete(r.nodes, idOf(n))
+	r.forgetOld()
+	return x
 }

@@ -128,6 +128,7 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	u.CopiedUp = f.askAgain
 	f.blocks = later{delay: blocksDelay, do: f.askBlocks}
 	f.relist = later{delay: relistDelay, do: f.dropList}
+	f.forget = later{delay: forgetDelay, do: func(id uint64) { f.device.InvalidateAttributes(id) }}
 	u.Shrunk = func() {
 		if o.Settled != nil {
 			<-o.Settled
@@ -137,6 +138,7 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	err = f.device.Serve()
 	f.blocks.end()
 	f.relist.end()
+	f.forget.end()
 	unix.Close(devFD)
 	if err != nil {
 		return err

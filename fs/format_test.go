@@ -3,6 +3,7 @@ package fs_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -283,35 +284,63 @@ func TestOwnersOfNew(t *testing.T) {
 }
 
 // TestMadeWithoutChown: where owners are kept in attributes a server that may not
-// chown(2) lets other users make all kinds of objects. Those that cannot have an
-// attribute are its own.
+// chown(2) lets other users make and change all kinds of objects. Those that cannot have
+// an attribute are its own then, but not where it counts whose they are.
 func TestMadeWithoutChown(t *testing.T) {
 	if os.Geteuid() != 0 || usertest.Active() {
 		t.Skip("it takes several users")
 	}
-	s := newStack(t, 1)
-	s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
-	s.starts = []string{"setpriv", "--bounding-set=-chown", "--inh-caps=-chown"}
-	fill(t, s.upper, tree("d/"))
-	if err := os.Chmod(filepath.Join(s.upper, "d"), 0o777); err != nil {
-		t.Fatal(err)
-	}
-	s.letUsersIn()
-	s.mount()
-	(&run{t: t, mnt: s.mnt}).as(1002, func() {
-		for _, err := range []error{
-			os.WriteFile(s.path("d/file"), nil, 0o600), os.Mkdir(s.path("d/dir"), 0o700), os.Symlink("target", s.path("d/link")),
-			unix.Mkfifo(s.path("d/fifo"), 0o622), unix.Mknod(s.path("d/socket"), unix.S_IFSOCK|0o600, 0),
-		} {
-			if err != nil {
-				t.Error(err)
+	for dir, mode := range map[string]os.FileMode{"plain": 0o777, "group": 0o777 | os.ModeSetgid, "sticky": 0o777 | os.ModeSticky} {
+		t.Run(dir, func(t *testing.T) {
+			s := newStack(t, 1)
+			s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+			s.starts = []string{"setpriv", "--bounding-set=-chown", "--inh-caps=-chown"}
+			fill(t, s.lowers[0], tree("low/file: text", "low/link -> file"))
+			fill(t, s.upper, tree("d/"))
+			unix.Mkfifo(filepath.Join(s.lowers[0], "low/fifo"), 0o644)
+			for _, name := range []string{"low/file", "low/link", "low/fifo"} {
+				if err := os.Lchown(filepath.Join(s.lowers[0], name), 1002, 1002); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-	})
-	for name, want := range map[string]string{"file": "1002:1002", "dir": "1002:1002", "link": "0:0", "fifo": "0:0", "socket": "0:0"} {
-		if got := owner(t, s.path("d/"+name)); got != want {
-			t.Errorf("%s is %s, not %s", name, got, want)
-		}
+			for _, path := range []string{filepath.Join(s.upper, "d"), filepath.Join(s.lowers[0], "low")} {
+				if err := errors.Join(os.Chown(path, -1, 1002), os.Chmod(path, mode)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.letUsersIn()
+			s.mount()
+			var failed error
+			if dir == "sticky" {
+				failed = unix.EPERM
+			}
+			(&run{t: t, mnt: s.mnt}).as(1002, func() {
+				for what, x := range map[string]struct{ got, want error }{
+					"file":   {os.WriteFile(s.path("d/file"), nil, 0o600), nil},
+					"dir":    {os.Mkdir(s.path("d/dir"), 0o700), nil},
+					"link":   {os.Symlink("target", s.path("d/link")), failed},
+					"fifo":   {unix.Mkfifo(s.path("d/fifo"), 0o622), failed},
+					"socket": {unix.Mknod(s.path("d/socket"), unix.S_IFSOCK|0o600, 0), failed},
+					// These are copied up.
+					"low file": {os.Rename(s.path("low/file"), s.path("low/file2")), nil},
+					"low link": {os.Rename(s.path("low/link"), s.path("low/link2")), failed},
+					"low fifo": {os.Chmod(s.path("low/fifo"), 0o622), failed},
+				} {
+					if !errors.Is(x.got, x.want) {
+						t.Errorf("%s: %v, want %v", what, x.got, x.want)
+					}
+				}
+			})
+			owners := map[string]string{"d/file": "1002", "d/dir": "1002", "low/file2": "1002"}
+			if failed == nil {
+				maps.Copy(owners, map[string]string{"d/link": "0", "d/fifo": "0", "d/socket": "0", "low/link2": "0", "low/fifo": "0"})
+			}
+			for name, want := range owners {
+				if got, _, _ := strings.Cut(owner(t, s.path(name)), ":"); got != want {
+					t.Errorf("%s is %s, not %s", name, got, want)
+				}
+			}
+		})
 	}
 }
 

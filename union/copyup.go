@@ -117,7 +117,7 @@ func (u *Union) copyDirAttrs(n *Node, tmp string, st *unix.Stat_t, empty bool) e
 	if err := u.writeMark(dst.path(), opaqueAttr, "y"); err != nil {
 		return err
 	}
-	if err := u.copyOwner(dst, st); err != nil {
+	if err := u.copyOwner(n, dst, st); err != nil {
 		return err
 	}
 	return u.copyModeTimes(dst, st)
@@ -377,14 +377,14 @@ func (u *Union) copyObject(n *Node, d *layerDir, tmp string, st *unix.Stat_t, si
 // copyMeta gives dst what else n has, whose attributes are st, in the order in
 // which nothing is undone: chown(2) drops set-id bits and capabilities.
 func (u *Union) copyMeta(n *Node, dst ref, st *unix.Stat_t) error {
+	if err := u.copyOwner(n, dst, st); err != nil {
+		return err
+	}
 	src, err := u.ref(n)
 	if err != nil {
 		return err
 	}
 	defer src.done()
-	if err := u.copyOwner(dst, st); err != nil {
-		return err
-	}
 	if src.fd >= 0 {
 		if err := u.copyXattrs(src, dst); err != nil {
 			return err
@@ -565,11 +565,21 @@ func copyByHand(dst, src int, off, end int64) error {
 	return nil
 }
 
-func (u *Union) copyOwner(dst ref, st *unix.Stat_t) error {
+// copyOwner gives dst, a copy of n, the owner in st.
+func (u *Union) copyOwner(n *Node, dst ref, st *unix.Stat_t) error {
 	if u.overrides(st.Mode) {
 		return nil // kept with the mode
 	}
-	return unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), dst.atFlags())
+	err := unix.Fchownat(dst.fd, dst.name, int(st.Uid), int(st.Gid), dst.atFlags())
+	if err == nil || !u.KeepsModes() {
+		return err
+	}
+	id, _ := n.Dir()
+	var dir unix.Stat_t
+	if u.Getattr(u.ByID(id), &dir) == nil && u.staysOurs(err, dir.Mode) {
+		return nil
+	}
+	return err
 }
 
 func (u *Union) copyModeTimes(dst ref, st *unix.Stat_t) error {

@@ -128,8 +128,10 @@ func (m *maker) own(fd int, name string) error {
 		return nil
 	}
 	err = unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW)
-	if m.u.KeepsModes() && (err == unix.EPERM || err == unix.EINVAL) {
-		return nil // it has no attribute, and is better ours than not made
+	if err != nil && m.u.KeepsModes() {
+		if dir, err2 := m.u.statUpper(m.fd); err2 == nil && m.u.staysOurs(err, dir.Mode) {
+			return nil
+		}
 	}
 	if err != nil {
 		return err
@@ -159,15 +161,22 @@ func (m *maker) ownByAttr(fd int, name string) error {
 // inherited returns the group of what is made in dir by one whose group is gid, and
 // sgid if it is dir's because dir has that bit.
 func (u *Union) inherited(dir int, gid uint32) (group, sgid uint32, err error) {
-	var st unix.Stat_t
-	if err := fstat(dir, &st); err != nil {
+	st, err := u.statUpper(dir)
+	if err != nil {
 		return 0, 0, err
 	}
-	ref{fd: dir}.override(u.upper, &st)
 	if st.Mode&unix.S_ISGID == 0 {
 		return gid, 0, nil
 	}
 	return st.Gid, unix.S_ISGID, nil
+}
+
+// statUpper returns the attributes of the upper's open directory fd.
+func (u *Union) statUpper(fd int) (st unix.Stat_t, err error) {
+	if err = fstat(fd, &st); err == nil {
+		ref{fd: fd}.override(u.upper, &st)
+	}
+	return st, err
 }
 
 // overWhiteout makes the object where the upper has a whiteout.
@@ -223,7 +232,8 @@ func (m *maker) swapIn(stage int, tmp, name string) error {
 }
 
 // A stage is a directory in which objects get the same group and ACL as in the
-// one that they are for: the work directory itself, or one made below it.
+// one that they are for: the work directory itself, or one made below it. Where owners
+// are kept in attributes that is seen to, and we may not be in that group.
 type stage struct {
 	fd   int
 	name string
@@ -231,6 +241,9 @@ type stage struct {
 
 func (m *maker) stage() (stage, error) {
 	u := m.u
+	if u.KeepsModes() {
+		return stage{fd: u.workFD()}, nil
+	}
 	var st unix.Stat_t
 	if err := fstat(m.fd, &st); err != nil {
 		return stage{}, err

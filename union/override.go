@@ -173,6 +173,14 @@ func (u *Union) overrides(mode uint32) bool {
 	return u.KeepsModes() && (typ == unix.S_IFREG || typ == unix.S_IFDIR)
 }
 
+// staysOurs reports whether an object that has no attribute may belong to us, as err is
+// that it cannot be given to its owner: better than that it is not made. But not in a
+// directory whose mode is sticky, where it counts whose it is: its maker could not
+// remove it, and who must not follow strangers' symlinks would follow it.
+func (u *Union) staysOurs(err error, dir uint32) bool {
+	return u.KeepsModes() && (err == unix.EPERM || err == unix.EINVAL) && dir&unix.S_ISVTX == 0
+}
+
 // setOverride stores owner and mode of the object r in the upper layer, whose
 // other attributes st has, instead of giving them to it.
 func (u *Union) setOverride(r ref, st unix.Stat_t, uid, gid, mode *uint32) error {

@@ -324,7 +324,8 @@ func fullSoon(t *testing.T, through bool) (s *stack, ballast string) {
 	return s, ballast
 }
 
-// overflow returns a file of which fsync(2) has said that the disk is full.
+// overflow returns a file of which fsync(2) has said that the disk is full. It has
+// blocks at its start if there was room for one, whichever write was refused.
 func overflow(t *testing.T, path string) *os.File {
 	t.Helper()
 	f, err := os.Create(path)
@@ -332,8 +333,10 @@ func overflow(t *testing.T, path string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if _, err = f.Write(make([]byte, 3<<20)); err == nil {
-		err = f.Sync()
+	for n := 4096; err == nil && n <= 4<<20; n <<= 10 {
+		if _, err = f.Write(make([]byte, n)); err == nil {
+			err = f.Sync()
+		}
 	}
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("more than there is room for: %v", err)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,10 +122,15 @@ func writable(t *testing.T) string {
 	return dir
 }
 
-// images returns what is in the data directory's index.
+// images returns the images that the data directory's index leads to. A link that leads
+// nowhere is of one that was not to be.
 func images(t *testing.T) []string {
 	t.Helper()
-	return names(t, filepath.Join(os.Getenv("PLASH_DATA"), "index"))
+	index := filepath.Join(os.Getenv("PLASH_DATA"), "index")
+	return slices.DeleteFunc(names(t, index), func(name string) bool {
+		_, err := os.Stat(filepath.Join(index, name))
+		return err != nil
+	})
 }
 
 // names lists a directory; one that does not exist is empty.

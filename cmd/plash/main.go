@@ -52,9 +52,6 @@ func (p *plash) dispatch(words []string) error {
 		// containers/storage calls its mount_program like that, and does not
 		// say for what.
 		words = append([]string{"union"}, words...)
-	case first == "plash" && slices.Contains(words, "-o"):
-		// mount(8) gives the source as first word, here the type's own name.
-		words[0] = "union"
 	case first == builderWord:
 		return p.buildForAnother()
 	case first == "run" && len(words) > 1 && !slices.ContainsFunc(words[1:min(3, len(words))], mayBeOption):
@@ -68,6 +65,9 @@ func (p *plash) dispatch(words []string) error {
 		}
 	case strings.HasPrefix(first, "-") && first != "-" && first != "--":
 		return p.execute(&buildAndRun, "", words)
+	case len(words) > 3 && words[2] == "-o" && strings.Contains(words[3], "lowerdir=") && find(first) == nil:
+		// mount(8) gives a source, which may be any word, a directory and options.
+		words[0] = "union"
 	case strings.Contains(first, "/"):
 		return p.exec(first, words[1:])
 	}

@@ -103,7 +103,7 @@ func serve(text string) error {
 	if c.Upper == "" {
 		flags = unix.MS_RDONLY
 	}
-	if err := fs.Mount(fd, c.Mountpoint, flags); err != nil {
+	if err := fs.Mount(fd, "plash", c.Mountpoint, flags); err != nil {
 		return err
 	}
 	if c.NoResource {

@@ -59,12 +59,12 @@ func MountData(devFD int) string {
 		devFD, os.Geteuid(), os.Getegid(), maxWrite)
 }
 
-// Mount mounts the open /dev/fuse devFD at the directory target; flags are
-// those of mount(2), and data are further options for it. Whoever reads devFD is
-// then the server.
-func Mount(devFD int, target string, flags uintptr, data ...string) error {
+// Mount mounts the open /dev/fuse devFD at the directory target, with source shown as
+// what is mounted; flags are those of mount(2), and data are further options for it.
+// Whoever reads devFD is then the server.
+func Mount(devFD int, source, target string, flags uintptr, data ...string) error {
 	all := strings.Join(append([]string{MountData(devFD)}, data...), ",")
-	if err := unix.Mount("plash", target, "fuse.plash", flags, all); err != nil {
+	if err := unix.Mount(source, target, "fuse.plash", flags, all); err != nil {
 		return errs.Path(target, err)
 	}
 	raiseReadAhead(target)

@@ -169,7 +169,7 @@ func (j *job) mountDevice() (int, error) {
 	if j.readOnly() {
 		flags |= unix.MS_RDONLY
 	}
-	if err := fs.Mount(dev, j.Mountpoint, flags, data...); err != nil {
+	if err := fs.Mount(dev, j.source(), j.Mountpoint, flags, data...); err != nil {
 		return -1, hintMount(j.Mountpoint, err)
 	}
 	return dev, nil
@@ -227,6 +227,14 @@ func helper() (string, error) {
 	return "", errors.New("fusermount3: command not found (package fuse3)")
 }
 
+// source returns what is shown as the mount's source.
+func (j *job) source() string {
+	if j.Union == nil || j.Union.Source == "" {
+		return "plash"
+	}
+	return j.Union.Source
+}
+
 // fuserMount lets fusermount3 mount and send the device to the socket's other
 // end.
 func (j *job) fuserMount(socket *os.File) error {
@@ -236,7 +244,7 @@ func (j *job) fuserMount(socket *os.File) error {
 	}
 	// For an image default_permissions would let the kernel compare with the
 	// caller's one id; only he gets in anyway.
-	options := "fsname=plash,subtype=plash"
+	options := "subtype=plash,fsname=" + strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(j.source())
 	if j.Union != nil {
 		options += ",default_permissions" + j.Union.helperOptions()
 	}

@@ -141,7 +141,7 @@ func (j *job) mountImage(dev, umask int, mounted chan<- mount) error {
 	if j.readOnly() {
 		flags = unix.MS_RDONLY
 	}
-	if err := fs.Mount(dev, j.Mountpoint, flags); err != nil {
+	if err := fs.Mount(dev, j.source(), j.Mountpoint, flags); err != nil {
 		return err
 	}
 	unix.Close(dev)

@@ -18,6 +18,7 @@ import (
 type UnionMount struct {
 	Config     union.Config
 	Serve      fs.Options
+	Source     string   // what mount(8) shows as such; empty: plash
 	Flags      uintptr  // of mount(2)
 	Security   []string // mount options of the kernel's security modules
 	AllowOther bool     // without privileges: let other users in, if fuse.conf permits it

@@ -67,7 +67,7 @@ func (p *plash) dispatch(words []string) error {
 		return p.execute(&buildAndRun, "", words)
 	case len(words) > 3 && words[2] == "-o" && strings.Contains(words[3], "lowerdir=") && find(first) == nil:
 		// mount(8) gives a source, which may be any word, a directory and options.
-		words[0] = "union"
+		words = append([]string{"union"}, words...)
 	case strings.Contains(first, "/"):
 		return p.exec(first, words[1:])
 	}

@@ -43,7 +43,7 @@ func unionMount(o *mountopt.Options) launcher.UnionMount {
 			WriteThrough: o.NoWriteback, NoXattrs: o.NoXattrs, NoACL: o.NoACL,
 			StaticNlink: o.StaticNlink, Opens: true, Debug: o.Debug,
 		},
-		Flags: o.Flags, Security: o.Security, AllowOther: o.AllowOther, Foreground: o.Foreground,
+		Source: o.Source, Flags: o.Flags, Security: o.Security, AllowOther: o.AllowOther, Foreground: o.Foreground,
 	}
 	// As fuse-overlayfs takes it: set at all.
 	_, m.Config.NoDevices = os.LookupEnv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT")

@@ -19,6 +19,7 @@ import (
 
 // Options is what a command line says.
 type Options struct {
+	Source     string // what is shown as such; empty: nothing was given
 	Mountpoint string
 	Foreground bool // -f
 	Debug      bool // -d, which is in the foreground, too
@@ -70,7 +71,7 @@ var flags = map[string]struct {
 var ignored = map[string]bool{
 	"threaded": true, "xino": true, "fast_ino": true, "fast_ino_check": true, "ino32_t": true,
 	"default_permissions": true, "userxattr": true, "defaults": true, "debug": true,
-	"fsname": true, "subtype": true, "kernel_cache": true, "max_read": true, "max_write": true,
+	"subtype": true, "kernel_cache": true, "max_read": true, "max_write": true,
 	"splice_read": true, "splice_write": true, "splice_move": true, "nonempty": true,
 	"_netdev": true, "noauto": true, "auto": true, "nofail": true, "user": true, "nouser": true, "users": true,
 }
@@ -138,7 +139,10 @@ func (o *Options) check(names []string) error {
 	case o.Upper == "" && o.Work != "":
 		return fmt.Errorf("upperdir=: missing, workdir= is for it")
 	}
-	o.Mountpoint = names[len(names)-1] // before it the source, which means nothing
+	o.Mountpoint = names[len(names)-1]
+	if len(names) == 2 && o.Source == "" {
+		o.Source = names[0]
+	}
 	return nil
 }
 
@@ -224,6 +228,8 @@ func (o *Options) option(option string) error {
 		o.NoRedirect, err = value == "off" || value == "nofollow", oneOf(value, "on", "off", "follow", "nofollow")
 	case "xino":
 		err = oneOf(value, "on", "off", "auto")
+	case "fsname":
+		o.Source = unescape(value)
 	case "allow_other", "allow_root":
 		o.AllowOther = true
 	default:

@@ -2,6 +2,7 @@ package mountopt
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,11 @@ func TestPlaces(t *testing.T) {
 		{"-o", "dev,suid", "-f", "union", "mnt", "-o", "lowerdir=a"},
 		{"-o", "lowerdir=a", "--", "mnt"},
 	} {
-		if o := parse(t, words...); o.Mountpoint != "mnt" || len(o.Lower) != 1 || o.Lower[0] != "a" {
+		source := ""
+		if slices.Contains(words, "union") {
+			source = "union"
+		}
+		if o := parse(t, words...); o.Source != source || o.Mountpoint != "mnt" || len(o.Lower) != 1 || o.Lower[0] != "a" {
 			t.Errorf("%q: %+v", words, o)
 		}
 	}
@@ -57,6 +62,7 @@ func TestOptions(t *testing.T) {
 	d := 1500 * time.Millisecond
 	for text, want := range map[string]Options{
 		"ro,nosuid,nodev,noexec":         {Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
+		"fsname=a\\,b":                   {Source: "a,b"},
 		"ro,rw":                          {},
 		"volatile":                       {Volatile: true},
 		"fsync=0":                        {Volatile: true},

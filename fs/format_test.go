@@ -344,6 +344,37 @@ func TestMadeWithoutChown(t *testing.T) {
 	}
 }
 
+// TestGroupOfMade: what the server's own user makes in a set-gid directory gets its group
+// there, whether that has the bit itself or in an attribute, and over a whiteout.
+func TestGroupOfMade(t *testing.T) {
+	realRootOnly(t)
+	for _, upper := range []bool{false, true} {
+		s := newStack(t, 1)
+		s.change = func(c *serveConfig) { c.XattrPermissions = 2 }
+		fill(t, s.lowers[0], tree("d/file: x", "d/link -> a"))
+		dirs := []string{s.lowers[0]}
+		if upper {
+			fill(t, s.upper, tree("d/"))
+			dirs = append(dirs, s.upper)
+		}
+		for _, dir := range dirs {
+			if err := errors.Join(os.Chown(filepath.Join(dir, "d"), 0, 1002), os.Chmod(filepath.Join(dir, "d"), 0o777|os.ModeSetgid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.mount()
+		err := errors.Join(os.Remove(s.path("d/link")), os.Symlink("b", s.path("d/link")), os.Symlink("b", s.path("d/new")), os.WriteFile(s.path("d/file2"), nil, 0o644))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"d/link", "d/new", "d/file2"} {
+			if got := owner(t, s.path(name)); got != "0:1002" {
+				t.Errorf("%s is %s", name, got)
+			}
+		}
+	}
+}
+
 // TestACLBelowOwners: where owners are kept in attributes there are no ACLs, and what a
 // lower object's denies stays denied: before and after its copy-up, by whatever that
 // comes, and in later mounts. So does what an upper object's denies.

@@ -87,9 +87,8 @@ func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.S
 	n.Set(union.Told)
 	f.attr(&out.Attr, st)
 	t := f.cacheTime(n)
-	out.SetAttrTimeout(t)
+	out.SetAttrTimeout(f.told(n, t, true))
 	out.SetEntryTimeout(t)
-	f.told(n)
 }
 
 // askAgain lets the kernel forget n's attributes, but not its data.
@@ -138,7 +137,9 @@ func (f *fileSystem) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.At
 	}
 	n.Set(union.Told) // before the attributes are read: data may be written meanwhile
 	f.looksAt(n)
-	return f.attrOut(n, out)
+	st := f.attrOut(n, out)
+	out.SetTimeout(f.told(n, f.cacheTime(n), true))
+	return st
 }
 
 func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
@@ -147,8 +148,6 @@ func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
 		return status(err)
 	}
 	f.attr(&out.Attr, &st)
-	out.SetTimeout(f.cacheTime(n))
-	f.told(n)
 	return fuse.OK
 }
 
@@ -196,9 +195,11 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		return status(err)
 	}
 	// When the kernel hands its times on, it does not read the reply.
-	if in.Valid&^fuse.FATTR_FH != fuse.FATTR_MTIME|fuse.FATTR_CTIME {
+	reads := in.Valid&^fuse.FATTR_FH != fuse.FATTR_MTIME|fuse.FATTR_CTIME
+	if reads {
 		n.Set(union.Told)
 	}
+	out.SetTimeout(f.told(n, f.cacheTime(n), reads))
 	return f.attrOut(n, out)
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -281,6 +282,7 @@ func tooMuch(t *testing.T, path string, through bool, want syscall.Errno) {
 // TestWritingForEver: who writes without end to a full disk is told so, though the
 // kernel collects writes. Other files can be written.
 func TestWritingForEver(t *testing.T) {
+	needTellsWriters(t)
 	s := newStack(t, 1)
 	s.smallUpper("size=2m")
 	s.change = func(c *serveConfig) { c.Work = filepath.Join(filepath.Dir(s.upper), "work") }
@@ -348,6 +350,7 @@ func overflow(t *testing.T, path string) *os.File {
 // file or changes it meanwhile; but not if there is more room, nor for ever, nor does
 // anything else fail.
 func TestRefusedWrite(t *testing.T) {
+	needTellsWriters(t)
 	s, ballast := fullSoon(t, false)
 	path := s.path("a")
 	over := func(f *os.File) error {
@@ -449,23 +452,49 @@ func TestRefusedOfAnother(t *testing.T) {
 }
 
 // TestRefusedTimeout: where the kernel may cache attributes for a time only, it asks for
-// them to read a file's end, too, and that does not fail.
+// them to read past a file's end, too, and that does not fail; but writing does.
 func TestRefusedTimeout(t *testing.T) {
-	for _, timeout := range []time.Duration{0, 500 * time.Millisecond} {
+	needTellsWriters(t)
+	for _, timeout := range []time.Duration{0, 20 * time.Millisecond, 400 * time.Millisecond} {
 		s, _ := fullSoon(t, false)
 		serve := s.change
 		s.change = func(c *serveConfig) { serve(c); c.Serve.Timeout = &timeout }
 		s.remount()
-		a := overflow(t, s.path("a"))
-		time.Sleep(timeout)
-		for range 2 {
-			if _, err := os.ReadFile(s.path("a")); err != nil {
-				t.Errorf("timeout %v: reading: %v", timeout, err)
+		for range 3 {
+			a := overflow(t, s.path("a"))
+			var readers sync.WaitGroup
+			for range 4 {
+				f, err := os.Open(s.path("a"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				readers.Go(func() {
+					defer f.Close() // hands times on
+					for start := time.Now(); time.Since(start) < 500*time.Millisecond; {
+						if _, err := f.ReadAt(make([]byte, 10), 100<<20); err != io.EOF {
+							t.Errorf("timeout %v: reading: %v", timeout, err)
+							return
+						}
+						time.Sleep(time.Millisecond)
+					}
+				})
+			}
+			readers.Wait()
+			if err := refusedSoon(a); err != unix.ENOSPC {
+				t.Errorf("timeout %v: writing: %v", timeout, err)
+			}
+			if err := a.Truncate(0); err != nil {
+				t.Error(err)
 			}
 		}
-		if err := refusedSoon(a); timeout > 0 && err != unix.ENOSPC {
-			t.Errorf("timeout %v: writing: %v", timeout, err)
-		}
+	}
+}
+
+// needTellsWriters skips the test where the kernel does not let a writer be told.
+func needTellsWriters(t *testing.T) {
+	t.Helper()
+	if !kernelAtLeast(5, 16) {
+		t.Skip("before Linux 5.16 reading asks for what writing does")
 	}
 }
 

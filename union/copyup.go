@@ -565,7 +565,7 @@ func copyByHand(dst, src int, off, end int64) error {
 	return nil
 }
 
-// copyOwner gives dst, a copy of n, the owner in st.
+// copyOwner gives dst, a copy of n, the owner in st. n.loc must not be held.
 func (u *Union) copyOwner(n *Node, dst ref, st *unix.Stat_t) error {
 	if u.overrides(st.Mode) {
 		return nil // kept with the mode
@@ -575,8 +575,9 @@ func (u *Union) copyOwner(n *Node, dst ref, st *unix.Stat_t) error {
 		return err
 	}
 	id, _ := n.Dir()
-	var dir unix.Stat_t
-	if u.Getattr(u.ByID(id), &dir) == nil && u.staysOurs(err, dir.Mode) {
+	dir := u.ByID(id) // nil if n has just been found elsewhere, and this is forgotten
+	var st2 unix.Stat_t
+	if dir != nil && u.Getattr(dir, &st2) == nil && u.staysOurs(err, st2.Mode) {
 		return nil
 	}
 	return err

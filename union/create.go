@@ -113,7 +113,8 @@ func (m *maker) own(fd int, name string) error {
 	if m.override {
 		return m.ownByAttr(fd, name)
 	}
-	if int(m.c.UID) == m.u.euid && int(m.c.GID) == m.u.egid {
+	ours := int(m.c.UID) == m.u.euid
+	if ours && int(m.c.GID) == m.u.egid && !m.u.KeepsModes() {
 		return nil
 	}
 	var st unix.Stat_t
@@ -129,7 +130,7 @@ func (m *maker) own(fd int, name string) error {
 	}
 	err = unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW)
 	if err != nil && m.u.KeepsModes() {
-		if dir, err2 := m.u.statUpper(m.fd); err2 == nil && m.u.staysOurs(err, dir.Mode) {
+		if dir, err2 := m.u.statUpper(m.fd); ours || err2 == nil && m.u.staysOurs(err, dir.Mode) {
 			return nil
 		}
 	}

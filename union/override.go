@@ -174,9 +174,9 @@ func (u *Union) overrides(mode uint32) bool {
 }
 
 // staysOurs reports whether an object that has no attribute may belong to us, as err is
-// that it cannot be given to its owner: better than that it is not made. But not in a
-// directory whose mode is sticky, where it counts whose it is: its maker could not
-// remove it, and who must not follow strangers' symlinks would follow it.
+// that it cannot be given to its owner: better than that it is not made. But it is not
+// made in a directory whose mode is sticky, where it counts whose it is: its maker could
+// not remove it, and who must not follow strangers' symlinks would follow it.
 func (u *Union) staysOurs(err error, dir uint32) bool {
 	return u.KeepsModes() && (err == unix.EPERM || err == unix.EINVAL) && dir&unix.S_ISVTX == 0
 }

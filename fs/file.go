@@ -63,22 +63,35 @@ func (f *fileSystem) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.
 }
 
 func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	err := f.u.Write(f.node(in.NodeId), data, int64(in.Offset), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
-	return uint32(len(data)), f.wrote(in, err)
+	return uint32(len(data)), f.write(in, func(n *union.Node) error {
+		return f.u.Write(n, data, int64(in.Offset), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	})
+}
+
+// write lets do write to the node.
+func (f *fileSystem) write(in *fuse.WriteIn, do func(n *union.Node) error) fuse.Status {
+	n := f.node(in.NodeId)
+	if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		lock := f.times.lock(in.NodeId)
+		lock.RLock()
+		defer lock.RUnlock()
+		f.beforeWrite(in.NodeId, n)
+	}
+	return f.wrote(in, n, do(n))
 }
 
 // wrote notes what came of a write.
-func (f *fileSystem) wrote(in *fuse.WriteIn, err error) fuse.Status {
+func (f *fileSystem) wrote(in *fuse.WriteIn, n *union.Node, err error) fuse.Status {
 	if err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
 		if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
-			f.tellWriter(f.node(in.NodeId), st)
+			f.tellWriter(n, st)
 		}
 		return st
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
-		f.collected(f.node(in.NodeId))
+		f.collected(n)
 	}
 	return fuse.OK
 }

@@ -41,6 +41,7 @@ type fileSystem struct {
 	opens   atomic.Int32 // how many OPENs are still answered
 	blocks  later        // nodes for askBlocks
 	forget  later        // nodes whose attributes the kernel is to forget, see told
+	times   times
 
 	collects bool  // the kernel collects writes, and has times of its own
 	relists  bool  // the kernel forgets attributes of files that are closed
@@ -124,6 +125,11 @@ func (f *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, ou
 
 func (f *fileSystem) Forget(id, count uint64) {
 	if n := f.node(id); n != nil {
+		if n.Is(union.Written) {
+			f.times.lock(id).Lock()
+			f.restoreTime(id)
+			f.times.lock(id).Unlock()
+		}
 		f.u.Forget(n, count)
 	}
 }
@@ -190,6 +196,12 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 		if in.Valid&fuse.FATTR_MTIME_NOW != 0 {
 			a.Mtime = &unix.Timespec{Nsec: unix.UTIME_NOW}
 		}
+	}
+	if a.Mtime != nil && n.Is(union.Written) {
+		lock := f.times.lock(in.NodeId)
+		lock.Lock()
+		defer lock.Unlock()
+		n.Clear(union.Written)
 	}
 	if err := f.u.Setattr(n, a); err != nil {
 		return status(err)

@@ -274,11 +274,12 @@ func (r *request) write(in *fuse.WriteIn) (status fuse.Status) {
 		out.Size, status = r.fs.Write(nil, in, r.in[:in.Size])
 		return status
 	}
-	err := r.fs.u.WriteBy(r.fs.node(in.NodeId), in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0, func(fd int) error {
-		return r.rest.WriteTo(fd, int64(in.Offset))
-	})
 	out.Size = in.Size
-	return r.fs.wrote(in, err)
+	return r.fs.write(in, func(n *union.Node) error {
+		return r.fs.u.WriteBy(n, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0, func(fd int) error {
+			return r.rest.WriteTo(fd, int64(in.Offset))
+		})
+	})
 }
 
 // getxattr answers with the attribute, or if the request has no room for one

@@ -1,12 +1,15 @@
 package fs_test
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -158,4 +161,65 @@ func TestVolatileDoesNotSync(t *testing.T) {
 	if !renamed {
 		t.Error("the calls were not watched")
 	}
+}
+
+// TestTimesLast: a modification time is the same before and after a file's data has come
+// to the upper and the mount is another one, also if the data was written in the tick of
+// the clock in which the file was made, and came later.
+func TestTimesLast(t *testing.T) {
+	s := newStack(t, 1).mount()
+	const files = 40
+	var shown [files]time.Time
+	var open [files]*os.File
+	for i := range open {
+		f, err := os.Create(s.path(fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		open[i] = f
+		defer f.Close()
+		if i%4 == 1 { // in another tick
+			time.Sleep(20 * time.Millisecond)
+		}
+		if _, err := f.WriteString("text"); err != nil {
+			t.Fatal(err)
+		}
+		if i%4 == 2 {
+			if err := errors.Join(f.Sync(), os.Chtimes(s.path(fmt.Sprint(i)), old, old)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(20 * time.Millisecond)
+	for i, f := range open {
+		st, err := f.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown[i] = st.ModTime()
+		if i%2 == 0 {
+			f.Close() // the data comes now; of the others at the end
+		}
+	}
+	check := func(when, dir string) {
+		t.Helper()
+		for i := range shown {
+			path := filepath.Join(dir, fmt.Sprint(i))
+			st, err := os.Stat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.ModTime(); !got.Equal(shown[i]) {
+				t.Errorf("%s: %d is of %v, shown was %v", when, i, got, shown[i])
+			}
+		}
+	}
+	check("mounted", s.mnt)
+	for _, f := range open {
+		f.Close()
+	}
+	s.unmount()
+	check("unmounted", s.upper)
+	s.mount()
+	check("mounted again", s.mnt)
 }

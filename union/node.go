@@ -39,13 +39,15 @@ type Node struct {
 type Flag uint32
 
 const (
-	// Told, Asked and Synced are for who serves the union. The kernel knows the
+	// Told, Asked, Synced and Written are for who serves the union. The kernel knows the
 	// attributes as they are;
 	Told Flag = 1 << iota
 	// it has asked for the capability, as it does before it lets a file be written;
 	Asked
 	// it was to ask for the attributes when the file was synced, a moment ago.
 	Synced
+	// it has written to the file, and not set the modification time since.
+	Written
 	// noCaps: it is no directory and is known to have no capability. Changed under
 	// loc.
 	noCaps

@@ -1,7 +1,9 @@
 package fs_test
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -281,4 +283,57 @@ func TestReadOnly(t *testing.T) {
 		logs[i] = append(r.log, dump(t, s.mnt)...)
 	}
 	diff(t, "the outcome", logs[1], logs[0])
+}
+
+// TestListingEnds: who changes each name that a listing gives comes to its end, and meets
+// all that was there.
+func TestListingEnds(t *testing.T) {
+	for what, change := range map[string]func(path string) error{
+		"renamed and back": func(p string) error {
+			return errors.Join(os.Rename(p, p+".tmp"), os.Rename(p+".tmp", p))
+		},
+		"replaced":        func(p string) error { return errors.Join(os.WriteFile(p+".tmp", nil, 0o644), os.Rename(p+".tmp", p)) },
+		"renamed":         func(p string) error { return os.Rename(p, p+".new") },
+		"given a sibling": func(p string) error { return os.WriteFile(p+".new", nil, 0o644) },
+	} {
+		s := newStack(t, 2)
+		const files = 3000
+		for i := range files {
+			dir := s.upper
+			if i < files/2 {
+				dir = s.lowers[i%2]
+			}
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.mount()
+		dir, err := os.Open(s.mnt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		met, all := map[string]bool{}, 0
+		for {
+			names, err := dir.Readdirnames(10)
+			if err == io.EOF {
+				break
+			}
+			if all += len(names); err != nil || all > 3*files {
+				t.Fatalf("%s: after %d names: %v", what, all, err)
+			}
+			for _, name := range names {
+				met[name] = true
+				if err := change(s.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		dir.Close()
+		for i := range files {
+			if !met[fmt.Sprint(i)] {
+				t.Errorf("%s: %d was not met", what, i)
+			}
+		}
+		s.unmount()
+	}
 }

@@ -71,13 +71,16 @@ func (u *Union) ReadDirAt(n *Node, from uint64, add func(e Dirent, cookie uint64
 		return err
 	}
 	l.settle()
+	if from == 0 || l.end == 0 {
+		l.end = l.size
+	}
 	if from == 0 && !add(Dirent{".", n.ino, unix.S_IFDIR}, 1) {
 		return nil
 	}
 	if from <= 1 && !add(Dirent{"..", n.parentIno(), unix.S_IFDIR}, 2) {
 		return nil
 	}
-	for i := max(from, firstCookie) - firstCookie; i < uint64(l.size); i++ {
+	for i := max(from, firstCookie) - firstCookie; i < uint64(l.end); i++ {
 		if e := l.at(int(i)); e.Name != "" && !add(e, i+firstCookie+1) {
 			return nil
 		}

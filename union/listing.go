@@ -15,8 +15,10 @@ type Dirent struct {
 
 // A listing gives each name of a directory a cookie that it keeps while the
 // node lives: its position, two being left for "." and "..". A removed name
-// leaves a gap, a new one goes to the end; so a scan that removes or creates
-// names on its way meets every other name exactly once.
+// leaves a gap, which the next new one fills, or else it goes to the end; so a scan
+// that removes, creates or renames names on its way meets every other name exactly
+// once. It ends where the listing ended when the last scan began: one that creates a
+// name for each that it meets would never end.
 //
 // A directory may have millions of names, so entries are never moved, names lie
 // side by side, and the table that finds them holds nothing but positions.
@@ -24,7 +26,10 @@ type listing struct {
 	segments [][]entry // of segmentSize each, but for the last, see roomier and clip
 	size     int       // of all, with gaps
 	count    int       // of all, without
+	end      int       // of scans: the size when the last one began
+	gaps     []uint32  // their positions, that of the last one last
 	table    []uint32  // positions plus 1, by the hashes of names, 0 is free; made when it is worth it
+	taken    int       // places in the table that are not free
 	searches int       // without a table
 	late     []Dirent  // what set has still to do
 	names    nameStore
@@ -58,8 +63,14 @@ func (l *listing) at(i int) Dirent {
 	return Dirent{l.names.get(e.block, e.at, e.length), e.ino, uint32(e.typ) << typeShift}
 }
 
-// add gives e, whose name l does not have, the next position.
+// add gives e, whose name l does not have, a position.
 func (l *listing) add(e Dirent) {
+	if n := len(l.gaps); n > 0 {
+		i := int(l.gaps[n-1])
+		l.gaps = l.gaps[:n-1]
+		l.fill(i, e)
+		return
+	}
 	if l.size%segmentSize == 0 {
 		var segment []entry
 		if l.size > 0 {
@@ -68,12 +79,18 @@ func (l *listing) add(e Dirent) {
 		l.segments = append(l.segments, segment)
 	}
 	last := len(l.segments) - 1
-	block, at := l.names.keep(e.Name)
-	l.segments[last] = append(roomier(l.segments[last]), entry{e.Ino, at, block, uint8(len(e.Name)), uint8(e.Type >> typeShift)})
+	l.segments[last] = append(roomier(l.segments[last]), entry{})
 	l.size++
+	l.fill(l.size-1, e)
+}
+
+// fill makes e what is at position i.
+func (l *listing) fill(i int, e Dirent) {
+	block, at := l.names.keep(e.Name)
+	*l.entry(i) = entry{e.Ino, at, block, uint8(len(e.Name)), uint8(e.Type >> typeShift)}
 	l.count++
 	if l.table != nil {
-		l.enter(l.size - 1)
+		l.enter(i)
 	}
 }
 
@@ -118,8 +135,24 @@ func (l *listing) ownName(name string) string {
 
 // remove makes position i a gap.
 func (l *listing) remove(i int) {
+	l.names.unused += int(l.entry(i).length)
 	*l.entry(i) = entry{}
 	l.count--
+	l.gaps = append(l.gaps, uint32(i))
+	if l.names.unused > max(l.names.size/2, largeBlock) {
+		l.moveNames()
+	}
+}
+
+// moveNames leaves the memory of names that are gone.
+func (l *listing) moveNames() {
+	old := l.names
+	l.names = nameStore{}
+	for i := range l.size {
+		if e := l.entry(i); e.length > 0 {
+			e.block, e.at = l.names.keep(old.get(e.block, e.at, e.length))
+		}
+	}
 }
 
 // set makes e the entry of its name, of many names only when they are looked at: to
@@ -183,13 +216,14 @@ func (l *listing) search(name string) (int, bool) {
 	return 0, false
 }
 
-// enter puts position i into the table. Positions that have become gaps stay in
-// it until it grows.
+// enter puts position i into the table. Places of names that are gone are free again
+// when it is made anew.
 func (l *listing) enter(i int) {
-	if l.size*4 > len(l.table)*3 {
+	if l.taken*4 > len(l.table)*3 {
 		l.makeTable()
 		return
 	}
+	l.taken++
 	mask := len(l.table) - 1
 	at := int(maphash.String(hashSeed, l.at(i).Name)) & mask
 	for l.table[at] != 0 {
@@ -201,10 +235,10 @@ func (l *listing) enter(i int) {
 // makeTable makes the table anew, with room for as many entries more.
 func (l *listing) makeTable() {
 	size := 8
-	for size < l.size*2 {
+	for size < l.count*2 {
 		size *= 2
 	}
-	l.table = make([]uint32, size)
+	l.table, l.taken = make([]uint32, size), 0
 	for i := range l.size {
 		if l.at(i).Name != "" {
 			l.enter(i)
@@ -246,6 +280,7 @@ func (l *listing) all() []Dirent {
 type nameStore struct {
 	blocks []*strings.Builder
 	size   int // of all blocks
+	unused int // bytes of names that are gone
 }
 
 // The last block wastes at most a quarter, and blocks are powers of two, see

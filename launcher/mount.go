@@ -268,6 +268,15 @@ func runHelper(cmd *exec.Cmd) error {
 	return errs.Path(filepath.Base(cmd.Path), err)
 }
 
+// Remount gives the mount at dir these flags of mount(2).
+func Remount(dir string, flags uintptr) error {
+	at, err := mountedAt(dir)
+	if err != nil {
+		return err
+	}
+	return errs.Path(dir, unix.Mount("", at, "", unix.MS_REMOUNT|flags, ""))
+}
+
 // Unmount ends the mount of an image at dir.
 func Unmount(dir string) error {
 	at, err := mountedAt(dir)

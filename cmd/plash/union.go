@@ -28,6 +28,8 @@ func (c *unionCommand) Run(p *plash) error {
 		return printSection(find("union"))
 	case o.Version:
 		return printLine("fuse-overlayfs: plash union " + version)
+	case o.Remount:
+		return launcher.Remount(o.Mountpoint, o.Flags)
 	}
 	return unionMount(o).Mount(o.Mountpoint, p.verbose)
 }

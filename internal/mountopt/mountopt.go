@@ -25,6 +25,7 @@ type Options struct {
 	Debug      bool // -d, which is in the foreground, too
 	Help       bool // -h: nothing else counts
 	Version    bool // -V: likewise
+	Remount    bool // what is mounted already gets the Flags: nothing else counts
 
 	Lower       []string // topmost first
 	Upper, Work string
@@ -73,6 +74,7 @@ var ignored = map[string]bool{
 	"default_permissions": true, "userxattr": true, "defaults": true, "debug": true,
 	"subtype": true, "kernel_cache": true, "max_read": true, "max_write": true,
 	"splice_read": true, "splice_write": true, "splice_move": true, "nonempty": true,
+	"user_id": true, "group_id": true, // of a mount that is there
 	"_netdev": true, "noauto": true, "auto": true, "nofail": true, "user": true, "nouser": true, "users": true,
 }
 
@@ -132,6 +134,7 @@ func (o *Options) check(names []string) error {
 		return fmt.Errorf("mountpoint missing")
 	case len(names) > 2:
 		return fmt.Errorf("%s: one mountpoint only", names[2])
+	case o.Remount:
 	case len(o.Lower) == 0:
 		return fmt.Errorf("lowerdir=: missing")
 	case o.Upper != "" && o.Work == "":
@@ -228,6 +231,8 @@ func (o *Options) option(option string) error {
 		o.NoRedirect, err = value == "off" || value == "nofollow", oneOf(value, "on", "off", "follow", "nofollow")
 	case "xino":
 		err = oneOf(value, "on", "off", "auto")
+	case "remount":
+		o.Remount = true
 	case "fsname":
 		o.Source = unescape(value)
 	case "allow_other", "allow_root":

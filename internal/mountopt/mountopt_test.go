@@ -63,6 +63,7 @@ func TestOptions(t *testing.T) {
 	for text, want := range map[string]Options{
 		"ro,nosuid,nodev,noexec":         {Flags: unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		"fsname=a\\,b":                   {Source: "a,b"},
+		"remount,ro,lowerdir=other":      {Remount: true, Flags: unix.MS_RDONLY},
 		"ro,rw":                          {},
 		"volatile":                       {Volatile: true},
 		"fsync=0":                        {Volatile: true},

@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -217,10 +217,13 @@ func stateAfter(t *testing.T, n int, form crashForm) []string {
 // less.
 func crashAt(t *testing.T, n int, form crashForm, states [][]string) (finished bool) {
 	s := crashStack(t, form)
+	var mu sync.Mutex // guards these three
 	calls, where := 0, ""
-	var over atomic.Bool // what the server does by itself, as times are restored, does not count
+	over := false // what the server does by itself, as times are restored, does not count
 	s.onCall = func(c *watchedCall) bool {
-		if calls++; calls == n && !over.Load() {
+		mu.Lock()
+		defer mu.Unlock()
+		if calls++; calls == n && !over {
 			where = fmt.Sprintf("call %d, number %d", n, c.nr)
 			s.server.Process.Kill()
 			return false
@@ -236,7 +239,9 @@ func crashAt(t *testing.T, n int, form crashForm, states [][]string) (finished b
 			done++
 		}
 	}
-	over.Store(true)
+	mu.Lock()
+	over = true
+	mu.Unlock()
 	if done == len(changes) && where == "" {
 		s.unmount()
 		return true

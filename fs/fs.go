@@ -64,8 +64,9 @@ func status(err error) fuse.Status {
 func (f *fileSystem) String() string             { return "plash" }
 func (f *fileSystem) node(id uint64) *union.Node { return f.u.ByID(id) }
 
-// attr fills out from st.
-func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
+// attr fills out from st, the attributes of n.
+func (f *fileSystem) attr(out *fuse.Attr, n *union.Node, st *unix.Stat_t) {
+	f.times.show(n, st)
 	out.Ino = st.Ino
 	out.Size = uint64(st.Size)
 	out.Blocks = uint64(st.Blocks)
@@ -86,7 +87,7 @@ func (f *fileSystem) attr(out *fuse.Attr, st *unix.Stat_t) {
 func (f *fileSystem) entry(out *fuse.EntryOut, parent, n *union.Node, st *unix.Stat_t) {
 	out.NodeId, out.Generation = n.ID()
 	n.Set(union.Told)
-	f.attr(&out.Attr, st)
+	f.attr(&out.Attr, n, st)
 	t := f.cacheTime(n)
 	out.SetAttrTimeout(f.told(n, t, true))
 	out.SetEntryTimeout(t)
@@ -127,7 +128,7 @@ func (f *fileSystem) Forget(id, count uint64) {
 	if n := f.node(id); n != nil {
 		if n.Is(union.Written) {
 			f.times.lock(id).Lock()
-			f.restoreTime(id)
+			f.restoreTime(id, n)
 			f.times.lock(id).Unlock()
 		}
 		f.u.Forget(n, count)
@@ -153,7 +154,7 @@ func (f *fileSystem) attrOut(n *union.Node, out *fuse.AttrOut) fuse.Status {
 	if err := f.u.Getattr(n, &st); err != nil {
 		return status(err)
 	}
-	f.attr(&out.Attr, &st)
+	f.attr(&out.Attr, n, &st)
 	return fuse.OK
 }
 
@@ -197,11 +198,11 @@ func (f *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.At
 			a.Mtime = &unix.Timespec{Nsec: unix.UTIME_NOW}
 		}
 	}
-	if a.Mtime != nil && n.Is(union.Written) {
+	if a.Mtime != nil && f.collects {
 		lock := f.times.lock(in.NodeId)
 		lock.Lock()
 		defer lock.Unlock()
-		n.Clear(union.Written)
+		f.times.forget(in.NodeId, n)
 	}
 	if err := f.u.Setattr(n, a); err != nil {
 		return status(err)

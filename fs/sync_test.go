@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,4 +223,103 @@ func TestTimesLast(t *testing.T) {
 	check("unmounted", s.upper)
 	s.mount()
 	check("mounted again", s.mnt)
+}
+
+// TestTimesHandedOn: the time that the kernel hands on just behind the data counts,
+// whichever is answered first.
+func TestTimesHandedOn(t *testing.T) {
+	s := newStack(t, 1).mount()
+	const files = 400
+	name := func(round, i int) string { return fmt.Sprint(round, "-", i) }
+	for round := range 3 {
+		var end atomic.Bool
+		var others sync.WaitGroup
+		for k := range 2 { // for them a second reader helps
+			others.Go(func() {
+				for i := 0; !end.Load(); i++ {
+					os.Lstat(s.path(fmt.Sprint("none", k, i)))
+				}
+			})
+		}
+		before := time.Now().Add(-10 * time.Second)
+		for i := range files {
+			path := s.path(name(round, i))
+			if err := errors.Join(os.WriteFile(path, []byte("old"), 0o644), os.Chtimes(path, before, before)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var open [files]*os.File
+		for i := range open {
+			f, err := os.OpenFile(s.path(name(round, i)), os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.WriteString("newer"); err != nil {
+				t.Fatal(err)
+			}
+			open[i] = f
+		}
+		if err := unix.Syncfs(int(open[0].Fd())); err != nil {
+			t.Fatal(err)
+		}
+		var shown [files]time.Time
+		for i, f := range open {
+			st, err := f.Stat()
+			if err != nil {
+				t.Fatal(err)
+			}
+			shown[i] = st.ModTime()
+			f.Close()
+		}
+		end.Store(true)
+		others.Wait()
+		s.unmount()
+		for i := range shown {
+			st, err := os.Stat(filepath.Join(s.upper, name(round, i)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.ModTime(); !got.Equal(shown[i]) {
+				t.Errorf("file %d is of %v, shown was %v", i, got, shown[i])
+			}
+		}
+		s.mount()
+	}
+}
+
+// TestTimesOfTheEnd: data that have come without their time, as after sync_file_range(2),
+// are not older than they are if the server is killed or the mount taken away by force.
+func TestTimesOfTheEnd(t *testing.T) {
+	for how, end := range map[string]func(s *stack){
+		"killed": func(s *stack) { s.server.Process.Kill() },
+		"forced": func(s *stack) { unix.Unmount(s.mnt, unix.MNT_FORCE) },
+	} {
+		s := newStack(t, 1)
+		path := filepath.Join(s.upper, "f")
+		if err := errors.Join(os.WriteFile(path, []byte("old data"), 0o644), os.Chtimes(path, old, old)); err != nil {
+			t.Fatal(err)
+		}
+		s.mount()
+		f, err := os.OpenFile(s.path("f"), os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, err = f.WriteString("new data")
+		const all = unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+		if err = errors.Join(err, unix.SyncFileRange(int(f.Fd()), 0, 0, all)); err != nil {
+			t.Fatal(err)
+		}
+		end(s)
+		unix.Unmount(s.mnt, unix.MNT_DETACH)
+		f.Close()
+		s.server.Wait()
+		s.server = nil
+		data, err := os.ReadFile(path)
+		st, err2 := os.Stat(path)
+		if err = errors.Join(err, err2); err != nil || string(data) != "new data" || st.ModTime().Equal(old) {
+			t.Errorf("%s: %q of %v, %v", how, data, st.ModTime(), err)
+		}
+	}
 }

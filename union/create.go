@@ -129,12 +129,14 @@ func (m *maker) own(fd int, name string) error {
 		return nil
 	}
 	err = unix.Fchownat(fd, name, int(m.c.UID), int(gid), unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil && m.u.KeepsModes() {
-		if dir, err2 := m.u.statUpper(m.fd); ours || err2 == nil && m.u.staysOurs(err, dir.Mode) {
+	if err != nil {
+		var dir unix.Stat_t
+		if m.u.KeepsModes() && !ours {
+			dir, _ = m.u.statUpper(m.fd)
+		}
+		if m.u.staysOurs(err, dir.Mode) {
 			return nil
 		}
-	}
-	if err != nil {
 		return err
 	}
 	if st.Mode&(unix.S_ISUID|unix.S_ISGID) != 0 && !m.isDir {

@@ -17,8 +17,8 @@ type Dirent struct {
 // node lives: its position, two being left for "." and "..". A removed name
 // leaves a gap, which the next new one fills, or else it goes to the end; so a scan
 // that removes, creates or renames names on its way meets every other name exactly
-// once. It ends where the listing ended when the last scan began: one that creates a
-// name for each that it meets would never end.
+// once. It ends where the listing ended when the last scan began, its own or another's:
+// one that creates a name for each that it meets would never end.
 //
 // A directory may have millions of names, so entries are never moved, names lie
 // side by side, and the table that finds them holds nothing but positions.

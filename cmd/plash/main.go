@@ -65,18 +65,12 @@ func (p *plash) dispatch(words []string) error {
 		}
 	case strings.HasPrefix(first, "-") && first != "-" && first != "--":
 		return p.execute(&buildAndRun, "", words)
-	case len(words) > 3 && words[2] == "-o" && mountsUnion(words[3]) && find(first) == nil:
-		// mount(8) gives a source, which may be any word, a directory and options.
-		words = append([]string{"union"}, words...)
+	case calledByMount(words):
+		return p.mountHelper(words)
 	case strings.Contains(first, "/"):
 		return p.exec(first, words[1:])
 	}
 	return p.parse(words)
-}
-
-// mountsUnion reports whether these options mount a union, or change its mount.
-func mountsUnion(options string) bool {
-	return strings.Contains(options, "lowerdir=") || slices.Contains(strings.Split(options, ","), "remount")
 }
 
 func mayBeOption(word string) bool { return strings.HasPrefix(word, "-") }

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"plash/fs"
 	"plash/internal/mountopt"
@@ -59,4 +61,30 @@ func unionMount(o *mountopt.Options) launcher.UnionMount {
 		m.Serve.GIDs = append(m.Serve.GIDs, fs.IDRange(r))
 	}
 	return m
+}
+
+// calledByMount reports whether words are those with which mount(8) calls the program for
+// a type, SOURCE DIR [-sfnv] -o OPTIONS [-t TYPE]. The source may be any word.
+func calledByMount(words []string) bool {
+	at := slices.Index(words, "-o")
+	if at < 2 || at+1 == len(words) || find(words[0]) != nil {
+		return false
+	}
+	options := words[at+1]
+	return strings.Contains(options, "lowerdir=") || slices.Contains(strings.Split(options, ","), "remount")
+}
+
+// mountHelper does what mount(8) wants.
+func (p *plash) mountHelper(words []string) error {
+	at := slices.Index(words, "-o")
+	for _, flag := range words[2:at] {
+		switch flag {
+		case "-s", "-n", "-v": // let pass what is not known; write no mtab; say more
+		case "-f": // only as if
+			return nil
+		default:
+			return fmt.Errorf("union: %s: no such option of mount(8)", flag)
+		}
+	}
+	return p.parse([]string{"union", words[0], words[1], "-o", words[at+1]})
 }

@@ -128,7 +128,7 @@ func Serve(devFD int, u *union.Union, o Options) error {
 	u.CopiedUp = f.askAgain
 	f.blocks = later{delay: blocksDelay, do: f.askBlocks}
 	f.relist = later{delay: relistDelay, do: f.dropList}
-	f.times.restore = later{delay: timesTick, do: f.restoreLater}
+	f.times.restore = later{delay: timesDelay, do: f.restoreLater}
 	f.forget = later{delay: forgetDelay, do: func(id uint64) { f.device.InvalidateAttributes(id) }}
 	u.Shrunk = func() {
 		if o.Settled != nil {

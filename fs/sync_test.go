@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"plash/internal/usertest"
 )
 
 // A syncLog notes what the server does to make things durable, and where they
@@ -171,14 +173,14 @@ func TestTimesLast(t *testing.T) {
 	s := newStack(t, 1).mount()
 	const files = 40
 	var shown [files]time.Time
-	var open [files]*os.File
-	for i := range open {
-		f, err := os.Create(s.path(fmt.Sprint(i)))
+	var slow [files]bool // the data came too late, as on a busy machine
+	for i := range shown {
+		start := time.Now()
+		path := s.path(fmt.Sprint(i))
+		f, err := os.Create(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		open[i] = f
-		defer f.Close()
 		if i%4 == 1 { // in another tick
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -186,39 +188,32 @@ func TestTimesLast(t *testing.T) {
 			t.Fatal(err)
 		}
 		if i%4 == 2 {
-			if err := errors.Join(f.Sync(), os.Chtimes(s.path(fmt.Sprint(i)), old, old)); err != nil {
+			if err := errors.Join(f.Sync(), os.Chtimes(path, old, old)); err != nil {
 				t.Fatal(err)
 			}
 		}
-	}
-	time.Sleep(20 * time.Millisecond)
-	for i, f := range open {
+		time.Sleep(10 * time.Millisecond) // the data come later
 		st, err := f.Stat()
 		if err != nil {
 			t.Fatal(err)
 		}
 		shown[i] = st.ModTime()
-		if i%2 == 0 {
-			f.Close() // the data comes now; of the others at the end
-		}
+		f.Close()
+		slow[i] = time.Since(start) > 80*time.Millisecond
 	}
 	check := func(when, dir string) {
 		t.Helper()
 		for i := range shown {
-			path := filepath.Join(dir, fmt.Sprint(i))
-			st, err := os.Stat(path)
+			st, err := os.Stat(filepath.Join(dir, fmt.Sprint(i)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := st.ModTime(); !got.Equal(shown[i]) {
+			if got := st.ModTime(); got.Before(shown[i]) || got.After(shown[i]) && !slow[i] {
 				t.Errorf("%s: %d is of %v, shown was %v", when, i, got, shown[i])
 			}
 		}
 	}
 	check("mounted", s.mnt)
-	for _, f := range open {
-		f.Close()
-	}
 	s.unmount()
 	check("unmounted", s.upper)
 	s.mount()
@@ -226,65 +221,60 @@ func TestTimesLast(t *testing.T) {
 }
 
 // TestTimesHandedOn: the time that the kernel hands on just behind the data counts,
-// whichever is answered first.
+// whichever is answered first. As it does not in a user namespace, what it writes back by
+// itself there may have a time from shortly before.
 func TestTimesHandedOn(t *testing.T) {
 	s := newStack(t, 1).mount()
-	const files = 400
-	name := func(round, i int) string { return fmt.Sprint(round, "-", i) }
-	for round := range 3 {
-		var end atomic.Bool
-		var others sync.WaitGroup
-		for k := range 2 { // for them a second reader helps
-			others.Go(func() {
-				for i := 0; !end.Load(); i++ {
-					os.Lstat(s.path(fmt.Sprint("none", k, i)))
-				}
-			})
-		}
-		before := time.Now().Add(-10 * time.Second)
-		for i := range files {
-			path := s.path(name(round, i))
-			if err := errors.Join(os.WriteFile(path, []byte("old"), 0o644), os.Chtimes(path, before, before)); err != nil {
-				t.Fatal(err)
+	var end atomic.Bool
+	var others sync.WaitGroup
+	for k := range 2 { // for them a second reader helps
+		others.Go(func() {
+			for i := 0; !end.Load(); i++ {
+				os.Lstat(s.path(fmt.Sprint("none", k, i)))
 			}
-		}
-		var open [files]*os.File
+		})
+	}
+	shown := map[string]time.Time{}
+	for round := range 40 {
+		var open [20]*os.File
 		for i := range open {
-			f, err := os.OpenFile(s.path(name(round, i)), os.O_WRONLY, 0)
+			f, err := os.Create(s.path(fmt.Sprint(round, "-", i)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if _, err := f.WriteString("newer"); err != nil {
+			open[i] = f
+		}
+		time.Sleep(10 * time.Millisecond) // the next tick
+		for _, f := range open {
+			if _, err := f.WriteString("text"); err != nil {
 				t.Fatal(err)
 			}
-			open[i] = f
 		}
 		if err := unix.Syncfs(int(open[0].Fd())); err != nil {
 			t.Fatal(err)
 		}
-		var shown [files]time.Time
-		for i, f := range open {
+		for _, f := range open {
 			st, err := f.Stat()
 			if err != nil {
 				t.Fatal(err)
 			}
-			shown[i] = st.ModTime()
+			shown[filepath.Base(f.Name())] = st.ModTime()
 			f.Close()
 		}
-		end.Store(true)
-		others.Wait()
-		s.unmount()
-		for i := range shown {
-			st, err := os.Stat(filepath.Join(s.upper, name(round, i)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := st.ModTime(); !got.Equal(shown[i]) {
-				t.Errorf("file %d is of %v, shown was %v", i, got, shown[i])
-			}
+	}
+	end.Store(true)
+	others.Wait()
+	s.unmount()
+	for name, want := range shown {
+		st, err := os.Stat(filepath.Join(s.upper, name))
+		if err != nil {
+			t.Fatal(err)
 		}
-		s.mount()
+		off := want.Sub(st.ModTime())
+		if off != 0 && !(usertest.Active() && off < 200*time.Millisecond) {
+			t.Errorf("%s is of %v, shown was %v", name, st.ModTime(), want)
+		}
 	}
 }
 

@@ -12,20 +12,19 @@ import (
 // Of a file whose writes it collects the kernel knows the modification time by itself.
 // It hands that on if it has changed: not if a program has written in the same tick of
 // the clock in which it made the file, or wrote before. Then it hands on the data alone,
-// at some time, and the upper's file system takes that for the modification. So if no
-// time comes in the end the file gets the one back that it had before the data.
+// mostly when the file is closed, and the upper's file system takes that for the
+// modification. So if no time comes the file gets the one back that it had before.
+//
+// The kernel also hands on no time if it writes back by itself in a mount of a user
+// namespace that does not have its root (fuse_get_req: EOVERFLOW). So this is done for
+// data that come soon after that time only: it is never much older than they are.
 
 const (
-	// timesDelay is how long a time may come after the data: mostly it is the next
-	// request, but after sync_file_range(2) it comes when the kernel writes back what
-	// is old, dirty_expire_centisecs and dirty_writeback_centisecs, 30 and 5 s.
-	timesDelay = 40 * time.Second
-	// timesTick is how often it is looked whether that is over.
-	timesTick = 5 * time.Second
-	// timesRecent is how old a time may be to be that of data that come only now. If it
-	// is older the kernel has a newer one, and rather none is restored than one from
-	// before a change.
-	timesRecent = time.Minute
+	// timesRecent is how old a time may be to be that of data that come only now.
+	timesRecent = 100 * time.Millisecond
+	// timesDelay is how long a time may come after the data, for most: the others come
+	// later and count all the same.
+	timesDelay = time.Second
 )
 
 // times are those that files had before collected writes.
@@ -37,25 +36,22 @@ type times struct {
 	writing [64]sync.RWMutex
 
 	mu     sync.Mutex // guards what follows
-	before map[uint64]timeBefore
-}
-
-type timeBefore struct {
-	mtime unix.Timespec
-	noted time.Time
+	before map[uint64]unix.Timespec
 }
 
 func (t *times) lock(id uint64) *sync.RWMutex { return &t.writing[id%uint64(len(t.writing))] }
 
+func recent(t unix.Timespec) bool { return time.Since(time.Unix(t.Unix())) < timesRecent }
+
 // beforeWrite notes the time that n, with number id, has before a collected write. The
 // node's lock is held.
 func (f *fileSystem) beforeWrite(id uint64, n *union.Node) {
-	var st unix.Stat_t
-	if n.Is(union.Written) || f.u.Getattr(n, &st) != nil {
+	if n.Is(union.Written) {
+		f.times.expire(id, n)
 		return
 	}
-	now := time.Now()
-	if now.Sub(time.Unix(st.Mtim.Unix())) > timesRecent {
+	var st unix.Stat_t
+	if f.u.Getattr(n, &st) != nil || !recent(st.Mtim) {
 		return
 	}
 	f.times.mu.Lock()
@@ -64,22 +60,35 @@ func (f *fileSystem) beforeWrite(id uint64, n *union.Node) {
 		return
 	}
 	if f.times.before == nil {
-		f.times.before = map[uint64]timeBefore{}
+		f.times.before = map[uint64]unix.Timespec{}
 	}
-	f.times.before[id] = timeBefore{st.Mtim, now}
+	f.times.before[id] = st.Mtim
 	n.Set(union.Written)
 	f.times.restore.add(id)
 }
 
-// forget forgets the time of n, with number id, and returns it if there is one.
-func (t *times) forget(id uint64, n *union.Node) (was timeBefore, noted bool) {
+// expire forgets the time of n, with number id, if it is recent no more.
+func (t *times) expire(id uint64, n *union.Node) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	was = t.before[id]
+	if was, noted := t.before[id]; noted && !recent(was) {
+		delete(t.before, id)
+		n.Clear(union.Written)
+	}
+}
+
+// forget forgets the time of n, with number id, and returns it if there is one.
+func (t *times) forget(id uint64, n *union.Node) (was unix.Timespec, noted bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if !n.Clear(union.Written) {
 		return was, false
 	}
+	was = t.before[id]
 	delete(t.before, id)
+	if len(t.before) == 0 {
+		t.before = nil // with the memory of many
+	}
 	return was, true
 }
 
@@ -93,20 +102,14 @@ func (t *times) show(n *union.Node, st *unix.Stat_t) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if n.Is(union.Written) {
-		st.Mtim = t.before[id].mtime
+		st.Mtim = t.before[id]
 	}
 }
 
-// restoreLater restores a node's time once no other one can come.
+// restoreLater restores a node's time, but not while it is being written to.
 func (f *fileSystem) restoreLater(id uint64) {
-	f.times.mu.Lock()
-	was, noted := f.times.before[id]
-	f.times.mu.Unlock()
-	if !noted {
-		return
-	}
 	lock := f.times.lock(id)
-	if time.Since(was.noted) < timesDelay || !lock.TryLock() {
+	if !lock.TryLock() {
 		f.times.restore.add(id)
 		return
 	}
@@ -121,7 +124,7 @@ func (f *fileSystem) restoreTime(id uint64, n *union.Node) {
 		return
 	}
 	if was, noted := f.times.forget(id, n); noted {
-		f.u.Setattr(n, union.SetAttr{Mtime: &was.mtime}) // if it fails it is that of the write
+		f.u.Setattr(n, union.SetAttr{Mtime: &was}) // if it fails it is that of the write
 	}
 }
 

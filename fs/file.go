@@ -68,29 +68,25 @@ func (f *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (ui
 	})
 }
 
-// write lets do write to the node.
+// write lets do write to the node, and notes what came of it.
 func (f *fileSystem) write(in *fuse.WriteIn, do func(n *union.Node) error) fuse.Status {
 	n := f.node(in.NodeId)
-	if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
+	cached := in.WriteFlags&fuse.WRITE_CACHE != 0
+	if cached && f.collects {
 		lock := f.times.lock(in.NodeId)
 		lock.RLock()
 		defer lock.RUnlock()
 		f.beforeWrite(in.NodeId, n)
 	}
-	return f.wrote(in, n, do(n))
-}
-
-// wrote notes what came of a write.
-func (f *fileSystem) wrote(in *fuse.WriteIn, n *union.Node, err error) fuse.Status {
-	if err != nil {
+	if err := do(n); err != nil {
 		st := status(err)
 		f.lost.CompareAndSwap(0, int32(st))
-		if f.collects && in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		if cached && f.collects {
 			f.tellWriter(n, st)
 		}
 		return st
 	}
-	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+	if cached {
 		f.collected(n)
 	}
 	return fuse.OK

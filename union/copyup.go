@@ -576,8 +576,8 @@ func (u *Union) copyOwner(n *Node, dst ref, st *unix.Stat_t) error {
 	}
 	id, _ := n.Dir()
 	dir := u.ByID(id) // nil if n has just been found elsewhere, and this is forgotten
-	var st2 unix.Stat_t
-	if dir != nil && u.Getattr(dir, &st2) == nil && u.staysOurs(err, st2.Mode) {
+	var in unix.Stat_t
+	if dir != nil && u.Getattr(dir, &in) == nil && u.staysOurs(err, in.Mode) {
 		return nil
 	}
 	return err

@@ -63,6 +63,7 @@ var groups = []group{
 		{name: "missing names, repeated", target: both(1.1), items: 200000, argv: self("missing", "10")},
 		{name: "stat, first", items: 10000, argv: self("stat", "1")},
 		{name: "stat, repeated", items: 100000, argv: self("stat", "10")},
+		{name: "statx that asks the server", items: 50000, argv: self("ask", "50000")},
 		{name: "open and close, repeated", items: 50000,
 			before: self("open", "1"), argv: self("open", "5")},
 		{name: "open, read 4 KiB, close, repeated", items: 50000,

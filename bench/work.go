@@ -19,6 +19,7 @@ import (
 var works = map[string]func(args []string) error{
 	"missing":   func(args []string) error { return repeat(args[0], missing) },
 	"stat":      func(args []string) error { return repeat(args[0], func() error { return eachLower(stat) }) },
+	"ask":       func(args []string) error { return repeat(args[0], ask) },
 	"open":      func(args []string) error { return repeat(args[0], func() error { return eachLower(open) }) },
 	"open-read": func(args []string) error { return repeat(args[0], func() error { return eachLower(openRead) }) },
 	"append":    func([]string) error { return eachLower(appendByte) },
@@ -101,6 +102,12 @@ func missing() error {
 func stat(name string) error {
 	var st unix.Stat_t
 	return unix.Lstat(name, &st)
+}
+
+// ask is a stat that no cache may answer.
+func ask() error {
+	var st unix.Statx_t
+	return unix.Statx(unix.AT_FDCWD, "d0/e0/file2", unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS, &st)
 }
 
 func open(name string) error {

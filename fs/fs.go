@@ -274,8 +274,3 @@ func (f *fileSystem) StatFs(_ <-chan struct{}, in *fuse.InHeader, out *fuse.Stat
 	out.Bsize, out.NameLen, out.Frsize = uint32(st.Bsize), uint32(st.Namelen), uint32(st.Frsize)
 	return fuse.OK
 }
-
-// Ioctl: no file flags, no encryption policies and so on.
-func (f *fileSystem) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, _ []byte, _ *fuse.IoctlOut, _ []byte) fuse.Status {
-	return fuse.Status(unix.ENOTTY)
-}

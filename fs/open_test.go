@@ -446,3 +446,22 @@ func TestLargeWrites(t *testing.T) {
 		}
 	}
 }
+
+// TestNoTerminal: who asks an open file whether it is a terminal, as Python does
+// each, hears that it is not.
+func TestNoTerminal(t *testing.T) {
+	s := newStack(t, 1)
+	fill(t, s.lowers[0], tree("file: text"))
+	s.mount()
+	f, err := os.Open(s.path("file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS); err != unix.ENOTTY {
+		t.Errorf("TCGETS: %v, not ENOTTY", err)
+	}
+	if _, err := unix.IoctlGetInt(int(f.Fd()), unix.FS_IOC_GETFLAGS); err != unix.ENOTTY {
+		t.Errorf("FS_IOC_GETFLAGS: %v, not ENOTTY", err)
+	}
+}

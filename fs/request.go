@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+
 	"plash/internal/fusedev"
 	"plash/union"
 )
@@ -50,6 +52,7 @@ const (
 	opFsyncdir      = 30
 	opCreate        = 35
 	opInterrupt     = 36
+	opIoctl         = 39
 	opBatchForget   = 42
 	opFallocate     = 43
 	opReaddirplus   = 44
@@ -202,6 +205,8 @@ func (r *request) answer() (status fuse.Status, known bool) {
 		in := args[fuse.RenameIn](r)
 		oldName := r.name()
 		status = f.Rename(nil, in, oldName, r.name())
+	case opIoctl: // no file flags and so on; Python asks each file whether it is a terminal
+		status = fuse.Status(unix.ENOTTY)
 	case opInterrupt: // nothing here waits for long: the kernel need not ask again
 		status = fuse.ENOSYS
 	default:

@@ -26,7 +26,7 @@ func drawCharts(dir string, all []*results) error {
 		if res.User {
 			who, suffix = "as an ordinary user, in a user namespace", "user"
 		}
-		times := chart{title: "Times " + who + ", as multiples of kernel overlayfs's (left is better; |: at most)"}
+		times := chart{title: "Times " + who + ", as multiples of kernel overlayfs's (left is better; bars: plash's limits)"}
 		requests := chart{title: "Requests to the server for each file, name or operation " + who}
 		for _, m := range res.Rows {
 			if m.Base != kernel {
@@ -88,13 +88,13 @@ func (c chart) svg() string {
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n",
 		chartLeft+chartWidth+40, bottom+10)
 	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/><text x="10" y="18" font-size="14">%s</text>`+"\n", html.EscapeString(c.title))
-	i := 0
+	shown := 0
 	for _, contender := range colours {
 		if !slices.ContainsFunc(c.rows, func(r chartRow) bool { return r.values[contender.name] > 0 }) {
 			continue
 		}
-		fmt.Fprintf(&b, `<circle cx="%d" cy="36" r="4" fill="%s"/><text x="%d" y="40">%s</text>`+"\n", 20+i*130, contender.colour, 28+i*130, contender.name)
-		i++
+		fmt.Fprintf(&b, `<circle cx="%d" cy="36" r="4" fill="%s"/><text x="%d" y="40">%s</text>`+"\n", 20+shown*130, contender.colour, 28+shown*130, contender.name)
+		shown++
 	}
 	for _, value := range []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 20} {
 		stroke := "#ddd"

@@ -246,6 +246,7 @@ func TestTimesHandedOn(t *testing.T) {
 			open[i] = f
 		}
 		time.Sleep(10 * time.Millisecond) // the next tick
+		begin := time.Now()
 		for _, f := range open {
 			if _, err := f.WriteString("text"); err != nil {
 				t.Fatal(err)
@@ -254,18 +255,25 @@ func TestTimesHandedOn(t *testing.T) {
 		if err := unix.Syncfs(int(open[0].Fd())); err != nil {
 			t.Fatal(err)
 		}
+		// What comes 100 ms after its time, a tick included, has the time of when it came.
+		late := time.Since(begin) > 90*time.Millisecond
 		for _, f := range open {
 			st, err := f.Stat()
 			if err != nil {
 				t.Fatal(err)
 			}
-			shown[filepath.Base(f.Name())] = st.ModTime()
+			if !late {
+				shown[filepath.Base(f.Name())] = st.ModTime()
+			}
 			f.Close()
 		}
 	}
 	end.Store(true)
 	others.Wait()
 	s.unmount()
+	if len(shown) == 0 {
+		t.Skip("this machine is too slow")
+	}
 	for name, want := range shown {
 		st, err := os.Stat(filepath.Join(s.upper, name))
 		if err != nil {

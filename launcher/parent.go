@@ -77,7 +77,10 @@ func (p *parent) run(s stage) (Status, error) {
 		return Status{}, err
 	}
 	for len(p.signals) > 0 {
-		p.send(<-p.signals) // the terminal's signals, too: there was no container yet
+		// The terminal's signals, too: there was no container yet. Its own it has already.
+		if s := <-p.signals; !slices.Contains(ownSignals, s) {
+			p.send(s)
+		}
 	}
 	go p.forward()
 	p.wait()
@@ -209,6 +212,9 @@ func (p *parent) serverFailed() bool {
 	return ended && (!ws.Exited() || ws.ExitStatus() != 0)
 }
 
+// raise is a variable for tests.
+var raise = procs.Raise
+
 // stop stops this process as the container stopped. When it is continued, its
 // SIGCONT is forwarded.
 func (p *parent) stop(s syscall.Signal) {
@@ -219,7 +225,17 @@ func (p *parent) stop(s syscall.Signal) {
 	for begin := time.Now(); s != unix.SIGSTOP && !p.justSeen(s) && time.Since(begin) < 50*time.Millisecond; {
 		time.Sleep(time.Millisecond)
 	}
-	procs.Raise(s)
+	if !p.continued() {
+		raise(s)
+	}
+}
+
+// continued reports whether the container goes on again, since it was seen stopped:
+// the shell's fg may come in between, and would leave this process stopped.
+func (p *parent) continued() bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, p.child, &info, unix.WCONTINUED|unix.WNOHANG|unix.WNOWAIT, nil)
+	return err == nil && info.Signo != 0
 }
 
 // finish ends what is to end with the container, and says how that ended.

@@ -40,6 +40,7 @@ gpg gpg
 gpg-agent gpg-agent
 gpgv gpgv
 cc gcc
+pip3 python3-pip
 bash bash
 zsh zsh
 fish fish

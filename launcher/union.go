@@ -61,11 +61,20 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 		return err
 	}
 	j.Union = &m
-	pid, err := j.mount(identity{}, c)
-	if err != nil || !m.Foreground {
+	if !m.Foreground {
+		_, err := j.mount(identity{}, c)
 		return err
 	}
-	return waitForServer(pid)
+	signals := make(chan os.Signal, 1)
+	// Before it is mounted: who sees that it is may end this process at once, and the
+	// mount must end with it.
+	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+	defer signal.Stop(signals)
+	pid, err := j.mount(identity{}, c)
+	if err != nil {
+		return err
+	}
+	return waitForServer(pid, signals)
 }
 
 // within reports whether dir, an absolute path, is the directory top or lies in
@@ -92,12 +101,9 @@ func sameDir(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// waitForServer waits until the server has ended, and passes on to it what
-// would end this process.
-func waitForServer(pid int) error {
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
-	defer signal.Stop(signals)
+// waitForServer waits until the server has ended, and has each of these signals,
+// which would end this process, end the server.
+func waitForServer(pid int, signals <-chan os.Signal) error {
 	go func() {
 		for range signals {
 			unix.Kill(pid, unix.SIGTERM)

@@ -155,6 +155,7 @@ var troubles = map[string]trouble{
 func TestDownload(t *testing.T) {
 	impatient(t, time.Second)
 	file := []byte(strings.Repeat("0123456789abcdef", 10000))
+	const most = 7 // after 10+20+…+320 ms; the next would be too late, and on a busy machine these are, too
 	tests := []struct {
 		trouble  string
 		err      string // how it fails; none if it gives the file
@@ -174,7 +175,7 @@ func TestDownload(t *testing.T) {
 		{"forbidden", "403 Forbidden", 1},
 		{"stays busy", "429 Too Many Requests", 1},
 		{"stays busy till a day", "429 Too Many Requests", 1},
-		{"stays unavailable", "503 Service Unavailable", 7}, // 10+20+…+320 ms, and the next would be too late
+		{"stays unavailable", "503 Service Unavailable", most},
 		{"lies about length", "the transfer broke off after 160000 of 160001 bytes", 2},
 		{"breaks off each time", "the transfer broke off after 80000 of 160000 bytes", 2},
 		{"breaks off, then has another file", "the file has changed during the transfer", 2},
@@ -212,10 +213,10 @@ func TestDownload(t *testing.T) {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if c.requests > 0 && requests != c.requests {
+			if requests != c.requests && !(c.requests == most && requests > 3 && requests < most) {
 				t.Errorf("%d requests, want %d", requests, c.requests)
 			}
-			if d := time.Since(started); d > 2500*time.Millisecond {
+			if d := time.Since(started); d > 10*time.Second {
 				t.Errorf("took %v", d)
 			}
 		})
@@ -241,17 +242,14 @@ func TestNotReached(t *testing.T) {
 	for address, want := range map[string]string{
 		"http://" + closed.Addr().String():               "connection refused",
 		strings.Replace(plain.URL, "http:", "https:", 1): "server gave HTTP response to HTTPS client",
-		secure.URL:            "certificate",
-		"http://name.invalid": "no such host",
+		secure.URL:             "certificate",
+		"http://name..invalid": "no such host", // of which no name server is asked
 	} {
 		started := time.Now()
 		if _, err := read(address); err == nil || !strings.Contains(err.Error(), want) {
-			if os.IsTimeout(err) && strings.Contains(address, "invalid") {
-				continue // no name server answers here
-			}
 			t.Errorf("%s: %v", address, err)
 		}
-		if d := time.Since(started); d > 5*time.Second {
+		if d := time.Since(started); d > 10*time.Second {
 			t.Errorf("%s: took %v", address, d)
 		}
 	}
@@ -276,6 +274,8 @@ func read(address string) ([]byte, error) {
 
 // TestStopsRetrying: a download that is closed while it waits ends at once.
 func TestStopsRetrying(t *testing.T) {
+	impatient(t, time.Hour)
+	firstPause = time.Minute
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		half(w, []byte("some content"))
 	}))
@@ -289,7 +289,7 @@ func TestStopsRetrying(t *testing.T) {
 	if _, err := io.ReadAll(d); err == nil {
 		t.Error("no error")
 	}
-	if d := time.Since(started); d > 400*time.Millisecond {
+	if d := time.Since(started); d > 10*time.Second {
 		t.Errorf("took %v", d)
 	}
 }

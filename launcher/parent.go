@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,6 +33,9 @@ type parent struct {
 	signals      chan os.Signal
 	others       []int  // this process's children that are not of this run
 	unmount      func() // takes away a mount that is not in a namespace of its own; may be nil
+
+	stopping atomic.Bool // stop sees to SIGCONT
+	woken    time.Time   // from the last stop
 
 	mu     sync.Mutex
 	child  int // the container; 0 once it was reaped and its number is free
@@ -215,26 +219,48 @@ func (p *parent) serverFailed() bool {
 // raise is a variable for tests.
 var raise = procs.Raise
 
-// stop stops this process as the container stopped. When it is continued, its
-// SIGCONT is forwarded.
+// settles is how long it takes at most until a signal to the whole group has
+// arrived here and at the container.
+const settles = 50 * time.Millisecond
+
+// stop stops this process as the container stopped. When it is continued, so is the
+// container, unless it is already: a shell's fg is for the whole group, and a second
+// SIGCONT would let the program go on that was stopped again meanwhile, and take what
+// is typed for the shell.
 func (p *parent) stop(s syscall.Signal) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// Mostly the terminal has sent the signal to this process too. If it came
 	// only now, it would stop this process a second time after the first.
-	for begin := time.Now(); s != unix.SIGSTOP && !p.justSeen(s) && time.Since(begin) < 50*time.Millisecond; {
+	for begin := time.Now(); s != unix.SIGSTOP && !p.justSeen(s) && time.Since(begin) < settles; {
 		time.Sleep(time.Millisecond)
 	}
-	if !p.continued() {
-		raise(s)
+	if p.continued() { // the shell's fg came in between, and would leave this process stopped
+		return
+	}
+	p.stopping.Store(true)
+	defer p.stopping.Store(false)
+	begin := time.Now()
+	raise(s)
+	resumed := func() bool { // this process, by SIGCONT
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.seen[unix.SIGCONT].After(begin)
+	}
+	p.woken = time.Now()
+	for !(p.continued() && resumed()) && time.Since(p.woken) < settles {
+		time.Sleep(time.Millisecond)
+	}
+	if resumed() && !p.continued() {
+		p.send(unix.SIGCONT)
 	}
 }
 
-// continued reports whether the container goes on again, since it was seen stopped:
-// the shell's fg may come in between, and would leave this process stopped.
+// continued reports whether the container goes on, or did so, since it was seen
+// stopped.
 func (p *parent) continued() bool {
 	var info unix.Siginfo
-	err := unix.Waitid(unix.P_PID, p.child, &info, unix.WCONTINUED|unix.WNOHANG|unix.WNOWAIT, nil)
+	err := unix.Waitid(unix.P_PID, p.child, &info, unix.WEXITED|unix.WSTOPPED|unix.WCONTINUED|unix.WNOHANG|unix.WNOWAIT, nil)
 	return err == nil && info.Signo != 0
 }
 

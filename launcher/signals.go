@@ -14,7 +14,7 @@ import (
 // every signal must arrive once.
 var terminalSignals = []os.Signal{unix.SIGINT, unix.SIGQUIT, unix.SIGTSTP, unix.SIGWINCH}
 
-// These are always forwarded.
+// These are always forwarded, but a SIGCONT that ends a stop; see parent.stop.
 var otherSignals = []os.Signal{unix.SIGTERM, unix.SIGHUP, unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGCONT}
 
 // So are these, but they are caught while the other process starts: all of them
@@ -81,7 +81,8 @@ func (p *parent) releaseSignals() {
 // forward sends the signals that arrive on to the container.
 func (p *parent) forward() {
 	for s := range p.signals {
-		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground()
+		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground() ||
+			s == unix.SIGCONT && p.stopping.Load()
 		p.mu.Lock()
 		p.seen[s] = time.Now()
 		p.mu.Unlock()
@@ -100,11 +101,11 @@ func (p *parent) send(s os.Signal) {
 	}
 }
 
-// justSeen reports whether s came a moment ago.
+// justSeen reports whether s came a moment ago, and not for an earlier stop.
 func (p *parent) justSeen(s os.Signal) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(p.seen[s]) < 100*time.Millisecond
+	return time.Since(p.seen[s]) < 100*time.Millisecond && p.seen[s].After(p.woken)
 }
 
 // inForeground reports whether this process's group is the foreground group of

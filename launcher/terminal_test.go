@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 )
 
 // terminal starts an interactive shell, with job control, on a terminal of its
@@ -44,6 +45,48 @@ func (c *caller) say(tty *os.File, text, answer string) string {
 	return c.line(tty, answer)
 }
 
+// press types key each second until the answer comes: a key has no effect while a
+// shell is just giving the terminal to a job, or continues it.
+func (c *caller) press(tty *os.File, key, answer string) {
+	c.t.Helper()
+	answered, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			tty.WriteString(key)
+			select {
+			case <-answered:
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	}()
+	defer func() { close(answered); <-done }()
+	c.line(tty, answer)
+}
+
+// start types the command text, and waits until another job has the terminal.
+func (c *caller) start(tty *os.File, text string) {
+	c.t.Helper()
+	group := func() int {
+		id, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return id
+	}
+	before := group()
+	if _, err := tty.WriteString(text); err != nil {
+		c.t.Fatal(err)
+	}
+	for begin := time.Now(); group() == before; time.Sleep(5 * time.Millisecond) {
+		if time.Since(begin) > 20*time.Second {
+			c.t.Fatalf("%q: no other job has the terminal", text)
+		}
+	}
+	time.Sleep(100 * time.Millisecond) // a shell continues its job a moment later
+}
+
 func TestInterrupt(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
 		tty, _ := c.terminal()
@@ -70,12 +113,11 @@ func TestSuspend(t *testing.T) {
 		tty, _ := c.terminal()
 		c.say(tty, "$PLASH sh -c 'echo rea''dy; read x; echo got=$x; exit 7'\n", "ready\r\n")
 		for range 3 {
-			c.say(tty, "\x1a", "Stopped")
+			c.press(tty, "\x1a", "Stopped")
 			c.line(tty, "prompt> ")
 			c.say(tty, "jobs -l\n", "Stopped")
 			c.line(tty, "prompt> ")
-			c.say(tty, "fg\n", "\r\n")
-			time.Sleep(100 * time.Millisecond)
+			c.start(tty, "fg\n")
 		}
 		c.say(tty, "word\n", "got=word\r\n")
 		c.line(tty, "prompt> ")
@@ -83,10 +125,9 @@ func TestSuspend(t *testing.T) {
 
 		// One that reads the terminal from the background stops too.
 		c.say(tty, "$PLASH sh -c 'read x; echo got=$x' &\n", "prompt> ")
-		c.say(tty, "sleep 1; jobs\n", "Stopped")
+		c.say(tty, "until jobs | grep -q Stop''ped; do sleep 0.1; done; jobs\n", "Stopped")
 		c.line(tty, "prompt> ")
-		c.say(tty, "fg\n", "\r\n")
-		time.Sleep(100 * time.Millisecond)
+		c.start(tty, "fg\n")
 		c.say(tty, "more\n", "got=more\r\n")
 		c.line(tty, "prompt> ")
 
@@ -105,8 +146,7 @@ func TestPipelineSuspend(t *testing.T) {
 		c.say(tty, "$PLASH sh -c 'echo rea''dy >&2; read x </dev/tty; echo got=$x' | cat\n", "ready\r\n")
 		c.say(tty, "\x1a", "Stopped")
 		c.line(tty, "prompt> ")
-		c.say(tty, "fg\n", "\r\n")
-		time.Sleep(100 * time.Millisecond)
+		c.start(tty, "fg\n")
 		c.say(tty, "word\n", "got=word\r\n")
 		c.line(tty, "prompt> ")
 		c.say(tty, "exit\n", "exit")
@@ -135,13 +175,11 @@ func TestShellInside(t *testing.T) {
 		tty, _ := c.terminal()
 		c.say(tty, "$PLASH bash --norc --noprofile -i\n", "# ")
 		c.say(tty, "PS1='inside> '\n", "inside> ")
-		c.say(tty, "sleep 100\n", "\r\n")
-		time.Sleep(300 * time.Millisecond)
-		c.say(tty, "\x1a", "Stopped")
+		c.start(tty, "sleep 100\n")
+		c.press(tty, "\x1a", "Stopped")
 		c.line(tty, "inside> ")
-		c.say(tty, "fg\n", "\r\n")
-		time.Sleep(300 * time.Millisecond)
-		c.say(tty, "\x03", "inside> ")
+		c.start(tty, "fg\n")
+		c.press(tty, "\x03", "inside> ")
 		c.say(tty, "echo code=$?\n", "code=130\r\n")
 		c.say(tty, "exit 7\n", "prompt> ")
 		c.say(tty, "echo code=$?\n", "code=7\r\n")

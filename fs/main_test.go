@@ -66,7 +66,7 @@ func TestIndexed(t *testing.T) {
 	if os.Getenv(indexEnv) != "" {
 		t.Skip("these are the tests with indexes")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=LikeTheKernel|BetterThan|InodeNumbers|NoDevices|Redirect|Metacopy|CopyUpAtOpen|ManyNames|MknodRefused", "-test.skip=Random", "-test.timeout=300s")
+	cmd := exec.Command(os.Args[0], "-test.run=LikeTheKernel|BetterThan|InodeNumbers|NoDevices|Redirect|Metacopy|CopyUpAtOpen|ManyNames|MknodRefused", "-test.skip=Random", "-test.timeout=15m")
 	cmd.Env = append(os.Environ(), indexEnv+"=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)

@@ -380,11 +380,12 @@ func TestRefusedWrite(t *testing.T) {
 			return err
 		},
 	} {
-		a := overflow(t, path)
-		if err := look(); err != nil {
-			t.Errorf("%s while a write is refused: %v", what, err)
-		}
-		if err := refusedSoon(a); err != unix.ENOSPC {
+		a, err := refusedInTime(t, path, func() {
+			if err := look(); err != nil {
+				t.Errorf("%s while a write is refused: %v", what, err)
+			}
+		})
+		if err != unix.ENOSPC {
 			t.Errorf("a write after one that was refused and %s: %v", what, err)
 		}
 		if err := over(a); err != nil {
@@ -414,6 +415,28 @@ func TestRefusedWrite(t *testing.T) {
 	if err := over(a); err != nil {
 		t.Errorf("later, when another file's write was refused: %v", err)
 	}
+}
+
+// These are as in refused.go.
+const (
+	refusedFor = time.Second
+	settles    = 50 * time.Millisecond
+)
+
+// refusedInTime lets a write to a new file at path be refused, calls f, and returns the
+// file and what then becomes of writing to it where it has blocks: all that once more,
+// some times at most, if it took so long that the refusal need not count any more.
+func refusedInTime(t *testing.T, path string, f func()) (file *os.File, err error) {
+	t.Helper()
+	for range 5 {
+		begin := time.Now()
+		file = overflow(t, path)
+		f()
+		if err = refusedSoon(file); err != nil || time.Since(begin) < refusedFor*9/10 {
+			break
+		}
+	}
+	return file, err
 }
 
 // refusedSoon writes to f, where it has blocks, until that fails, at most some times.
@@ -461,31 +484,39 @@ func TestRefusedTimeout(t *testing.T) {
 		s.change = func(c *serveConfig) { serve(c); c.Serve.Timeout = &timeout }
 		s.remount()
 		for range 3 {
-			a := overflow(t, s.path("a"))
-			var readers sync.WaitGroup
-			for range 4 {
-				f, err := os.Open(s.path("a"))
-				if err != nil {
-					t.Fatal(err)
-				}
-				readers.Go(func() {
-					defer f.Close() // hands times on
-					for start := time.Now(); time.Since(start) < 500*time.Millisecond; {
-						if _, err := f.ReadAt(make([]byte, 10), 100<<20); err != io.EOF {
-							t.Errorf("timeout %v: reading: %v", timeout, err)
-							return
-						}
-						time.Sleep(time.Millisecond)
+			a, err := refusedInTime(t, s.path("a"), func() {
+				var readers sync.WaitGroup
+				for range 4 {
+					f, err := os.Open(s.path("a"))
+					if err != nil {
+						t.Fatal(err)
 					}
-				})
-			}
-			readers.Wait()
-			if err := refusedSoon(a); err != unix.ENOSPC {
+					readers.Go(func() {
+						defer f.Close() // hands times on
+						readPastEnd(t, f, 500*time.Millisecond)
+					})
+				}
+				readers.Wait()
+			})
+			if err != unix.ENOSPC {
 				t.Errorf("timeout %v: writing: %v", timeout, err)
 			}
 			if err := a.Truncate(0); err != nil {
 				t.Error(err)
 			}
+		}
+	}
+}
+
+// readPastEnd reads behind the end of f for some time. A request that takes longer than
+// the server waits for such may be taken for a writer's.
+func readPastEnd(t *testing.T, f *os.File, length time.Duration) {
+	for start := time.Now(); time.Since(start) < length; time.Sleep(time.Millisecond) {
+		begin := time.Now()
+		_, err := f.ReadAt(make([]byte, 10), 100<<20)
+		if err != io.EOF && time.Since(begin) < settles*9/10 {
+			t.Errorf("reading: %v", err)
+			return
 		}
 	}
 }

@@ -37,7 +37,9 @@ func TestSeekKeepsCache(t *testing.T) {
 	for range times {
 		look()
 	}
-	if n := writes(t, s.server.Process.Pid) - start; n > times+times/2 {
+	// With the file's pages dropped it were three a time: to drop them and two replies. Go's
+	// runtime writes now and then, too.
+	if n := writes(t, s.server.Process.Pid) - start; n > 2*times+times/2 {
 		t.Errorf("%d replies for looking for holes %d times", n, times)
 	}
 }

@@ -517,6 +517,22 @@ func TestHostView(t *testing.T) {
 	})
 }
 
+// firstSubordinate returns plashtest's first subordinate id in file; see subuid(5).
+func firstSubordinate(t *testing.T, file string) int {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ids, _ := strings.Cut("\n"+string(text), "\nplashtest:")
+	first, _, _ := strings.Cut(ids, ":")
+	id, err := strconv.Atoi(first)
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+	return id
+}
+
 func TestMount(t *testing.T) {
 	asEach(t, func(t *testing.T, c *caller) {
 		image := c.layer("hello", "dir/")
@@ -527,7 +543,7 @@ func TestMount(t *testing.T) {
 			if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.Chown(file, 100006, 100006); err != nil {
+			if err := os.Chown(file, firstSubordinate(t, "/etc/subuid")+6, firstSubordinate(t, "/etc/subgid")+6); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -7,7 +7,7 @@ import (
 
 // patience is how long to wait for the file system server of a container that
 // has just ended: it may be a moment behind it.
-const patience = time.Second
+const patience = 2 * time.Second
 
 // errBusy is about a directory that somebody has a lock on.
 var errBusy = errors.New("in use")

@@ -118,10 +118,15 @@ func TestDocumentedScripts(t *testing.T) {
 // needPip skips the test on a machine where pip finds no packages.
 func needPip(t *testing.T) {
 	t.Helper()
-	download := exec.Command("python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", t.TempDir(), "six==1.16.0")
-	if out, err := download.CombinedOutput(); err != nil {
-		t.Skipf("pip downloads nothing on this machine: %v: %s", err, out)
+	var out []byte
+	var err error
+	for range 3 {
+		download := exec.Command("python3", "-m", "pip", "download", "--quiet", "--no-deps", "--dest", t.TempDir(), "six==1.16.0")
+		if out, err = download.CombinedOutput(); err == nil {
+			return
+		}
 	}
+	t.Skipf("pip downloads nothing on this machine: %v: %s", err, out)
 }
 
 // showWindow lets a program in a container show its window on an X server

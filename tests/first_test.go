@@ -118,10 +118,21 @@ func makeDebian(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	if err := os.Chmod(dir, 0o755); err != nil { // it becomes the image's root
+	root := filepath.Join(dir, "root")
+	bootstrap := []string{"debootstrap", "--variant=minbase", "bookworm", root, aptMirror()}
+	for range 2 { // it gives up if the mirror refuses once
+		if err = exec.Command(bootstrap[0], bootstrap[1:]...).Run(); err == nil {
+			break
+		}
+		os.RemoveAll(root)
+	}
+	if err != nil {
+		command(t, bootstrap...)
+	}
+	dir = root
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	command(t, "debootstrap", "--variant=minbase", "bookworm", dir, aptMirror())
 	// Update as this machine does: from the same places, the security ones too.
 	os.Remove(filepath.Join(dir, "etc/apt/sources.list"))
 	sources := fmt.Sprintf("deb %s bookworm main\n", aptMirror())
@@ -185,11 +196,16 @@ func needApt(t *testing.T) {
 		t.Skip("no apt-get on this machine")
 	}
 	client := http.Client{Timeout: 20 * time.Second}
-	answer, err := client.Head(aptMirror() + "/dists/bookworm/InRelease")
-	if err != nil {
-		t.Skipf("no network: %v", err)
+	var err error
+	for pause := range 3 {
+		time.Sleep(time.Duration(pause) * time.Second)
+		var answer *http.Response
+		if answer, err = client.Head(aptMirror() + "/dists/bookworm/InRelease"); err == nil {
+			answer.Body.Close()
+			return
+		}
 	}
-	answer.Body.Close()
+	t.Skipf("no network: %v", err)
 }
 
 func readFile(t *testing.T, path string) string {

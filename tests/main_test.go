@@ -244,7 +244,7 @@ func skipReason(out string) string {
 // too, and its directory.
 func cleanUp(t *testing.T, dir string) {
 	left := orphans()
-	for deadline := time.Now().Add(5 * time.Second); len(left) > 0 && time.Now().Before(deadline); left = orphans() {
+	for deadline := time.Now().Add(30 * time.Second); len(left) > 0 && time.Now().Before(deadline); left = orphans() {
 		time.Sleep(20 * time.Millisecond)
 	}
 	for ; len(left) > 0; left = orphans() {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -103,7 +104,8 @@ func TestSignals(t *testing.T) {
 			}
 			// Not caught: plash dies of it too.
 			p = start(t, "run", id, "sh", "-c", "echo ready; exec sleep 100")
-			time.Sleep(100 * time.Millisecond) // busybox's sh loses a SIGQUIT that comes as it executes sleep
+			// busybox's sh loses a SIGQUIT that comes as it executes sleep.
+			eventually(t, "sleep runs", func() bool { return isParent(p.cmd.Process.Pid, "sleep") })
 			p.cmd.Process.Signal(s)
 			if status := p.wait(); !status.Signaled() || status.Signal() != s {
 				t.Errorf("%s not caught: got %v", name, p.cmd.ProcessState)
@@ -139,6 +141,14 @@ func TestSignalAtStart(t *testing.T) {
 			}
 		}
 		noTemps(t)
+	})
+}
+
+// isParent reports whether a child of pid is the program of this name.
+func isParent(pid int, name string) bool {
+	return slices.ContainsFunc(children(pid), func(child int) bool {
+		words, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", child))
+		return strings.HasPrefix(string(words), name+"\x00")
 	})
 }
 
@@ -332,6 +342,25 @@ func (term *terminal) expect(text string) {
 	_, term.seen, _ = strings.Cut(term.seen, text)
 }
 
+// press types key each second until text appears: a key has no effect while a shell is
+// just starting a program.
+func (term *terminal) press(key, text string) {
+	term.t.Helper()
+	term.send(key)
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for tries := 0; !strings.Contains(term.seen, text) && tries < 15; {
+		select {
+		case more := <-term.text:
+			term.seen += more
+		case <-again.C:
+			tries++
+			term.send(key)
+		}
+	}
+	term.expect(text)
+}
+
 // TestTerminal: Ctrl-C, Ctrl-Z, fg and the window's size.
 func TestTerminal(t *testing.T) {
 	each(t, everyone, 2*time.Minute, func(t *testing.T) {
@@ -425,8 +454,7 @@ func TestTerminal(t *testing.T) {
 		term.expect("# ")
 		term.send("sleep 100\n")
 		time.Sleep(200 * time.Millisecond)
-		term.send("\x03")
-		term.expect("# ")
+		term.press("\x03", "# ")
 		term.send("exit 9\n")
 		term.expect("PROMPT> ")
 		term.send("echo code $?\n")

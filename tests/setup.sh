@@ -11,6 +11,20 @@ if [ "$(id -u)" != 0 ]; then
 	exit 0
 fi
 
+# install PACKAGE...: again if it fails, as a mirror or who else installs something
+# may let it
+install() {
+	export DEBIAN_FRONTEND=noninteractive
+	for pause in 0 5 20; do
+		sleep $pause
+		if apt-get update </dev/null >&2 &&
+			apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 "$@" </dev/null >&2; then
+			return
+		fi
+	done
+	return 1
+}
+
 # one line each: a program, and the Debian package that it comes in
 missing=
 while read -r program package; do
@@ -57,8 +71,7 @@ fi
 if [ -n "$missing" ]; then
 	if command -v apt-get >/dev/null; then
 		say "installing$missing"
-		export DEBIAN_FRONTEND=noninteractive
-		{ apt-get update && apt-get install -y --no-install-recommends $missing; } </dev/null >&2
+		install $missing
 	else
 		say "this is no Debian: install what these packages hold:$missing"
 	fi
@@ -98,7 +111,7 @@ engine() {
 if ! engine 0; then
 	if ! command -v dockerd >/dev/null && command -v apt-get >/dev/null; then
 		say "installing docker.io"
-		{ apt-get update && apt-get install -y --no-install-recommends docker.io iptables; } </dev/null >&2 || true
+		install docker.io iptables || true
 	fi
 	service docker start </dev/null >/dev/null 2>&1 || true
 	if ! engine 5 && command -v dockerd >/dev/null; then

@@ -33,8 +33,19 @@ func cached(t *testing.T, path string) bool {
 }
 
 // Files that follow a slow one are read ahead, if their directory is read in
-// order.
+// order. Others may take them from the kernel's cache meanwhile.
 func TestReadAhead(t *testing.T) {
+	var differs string
+	for range 5 {
+		if differs = readAhead(t); differs == "" {
+			return
+		}
+	}
+	t.Error(differs)
+}
+
+// readAhead returns in what way files are not read ahead as they should be.
+func readAhead(t *testing.T) (differs string) {
 	low := t.TempDir()
 	var names []string
 	for i := range 3 * aheadFiles {
@@ -95,8 +106,9 @@ func TestReadAhead(t *testing.T) {
 		}
 		for i, name := range names {
 			if want := i >= 2 && i < 2+step.have; cached(t, filepath.Join(low, name)) != want {
-				t.Errorf("%+v: read ahead is file %d: %v", step, i, !want)
+				return fmt.Sprintf("%+v: read ahead is file %d: %v", step, i, !want)
 			}
 		}
 	}
+	return ""
 }

@@ -102,14 +102,24 @@ func TestLoadNotFree(t *testing.T) {
 
 func TestSpin(t *testing.T) {
 	var n together
-	before, start := processorTime(t, unix.RUSAGE_SELF), time.Now()
-	crowded := n.spin(20*time.Millisecond, nil)
-	if d, used := time.Since(start), processorTime(t, unix.RUSAGE_SELF)-before; !crowded && (d < 20*time.Millisecond || used < 10*time.Millisecond) {
+	var d, used time.Duration
+	for range 100 { // others may have the processor, in turns that are too short to be noticed
+		before, start := processorTime(t, unix.RUSAGE_SELF), time.Now()
+		crowded := n.spin(20*time.Millisecond, nil)
+		d, used = time.Since(start), processorTime(t, unix.RUSAGE_SELF)-before
+		if !crowded && d < 20*time.Millisecond {
+			t.Errorf("ended after %v", d)
+		}
+		if used >= 10*time.Millisecond {
+			break
+		}
+	}
+	if used < 10*time.Millisecond {
 		t.Errorf("had a processor for %v of %v", used, d)
 	}
 	done := make(chan struct{})
 	close(done)
-	start = time.Now()
+	start := time.Now()
 	n.spin(time.Minute, done)
 	n.halt.Store(true)
 	if !n.spin(time.Minute, nil) {

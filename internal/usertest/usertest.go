@@ -50,7 +50,7 @@ func Rerun(t *testing.T, flags ...string) {
 			if testing.Verbose() {
 				verbose = "-test.v=true"
 			}
-			cmd := exec.Command(self, append([]string{verbose, "-test.timeout=300s"}, flags...)...)
+			cmd := exec.Command(self, append([]string{verbose, "-test.timeout=15m"}, flags...)...)
 			cmd.Env = append(os.Environ(), env+"="+name, "TMPDIR="+dir)
 			cmd.SysProcAttr = &syscall.SysProcAttr{
 				Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,

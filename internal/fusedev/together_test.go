@@ -102,20 +102,23 @@ func TestLoadNotFree(t *testing.T) {
 
 func TestSpin(t *testing.T) {
 	var n together
-	var d, used time.Duration
-	for range 100 { // others may have the processor, in turns that are too short to be noticed
+	// Others may have the processor in turns that are too short to be noticed: so again,
+	// if it had little of it.
+	var used time.Duration
+	left := false // to it, as far as it has noticed
+	for tries := 0; tries < 100 && used < 10*time.Millisecond; tries++ {
 		before, start := processorTime(t, unix.RUSAGE_SELF), time.Now()
-		crowded := n.spin(20*time.Millisecond, nil)
-		d, used = time.Since(start), processorTime(t, unix.RUSAGE_SELF)-before
-		if !crowded && d < 20*time.Millisecond {
+		if n.spin(20*time.Millisecond, nil) {
+			continue // crowded
+		}
+		left = true
+		used = processorTime(t, unix.RUSAGE_SELF) - before
+		if d := time.Since(start); d < 20*time.Millisecond {
 			t.Errorf("ended after %v", d)
 		}
-		if used >= 10*time.Millisecond {
-			break
-		}
 	}
-	if used < 10*time.Millisecond {
-		t.Errorf("had a processor for %v of %v", used, d)
+	if left && used < 10*time.Millisecond {
+		t.Errorf("had a processor for %v of 20 ms", used)
 	}
 	done := make(chan struct{})
 	close(done)

@@ -76,17 +76,26 @@ func Mount(devFD int, source, target string, flags uintptr, data ...string) erro
 // in 90 ms, with the usual 128 KiB in 140.
 // See Documentation/ABI/testing/sysfs-class-bdi.
 func raiseReadAhead(target string) {
-	var st unix.Statx_t
-	// A request would wait for a server that may not run yet.
-	const quiet = unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT | unix.AT_SYMLINK_NOFOLLOW
-	if unix.Statx(unix.AT_FDCWD, target, quiet, 0, &st) != nil {
+	dev, err := Device(target)
+	if err != nil {
 		return
 	}
-	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", st.Dev_major, st.Dev_minor)
+	path := fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(dev), unix.Minor(dev))
 	if f, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
 		fmt.Fprint(f, maxWrite>>10)
 		f.Close()
 	}
+}
+
+// Device returns the device number of the file system mounted at path. It sends no
+// request, which would wait for a server that may not run yet.
+func Device(path string) (uint64, error) {
+	var st unix.Statx_t
+	const quiet = unix.AT_STATX_DONT_SYNC | unix.AT_NO_AUTOMOUNT | unix.AT_SYMLINK_NOFOLLOW
+	if err := unix.Statx(unix.AT_FDCWD, path, quiet, 0, &st); err != nil {
+		return 0, errs.Path(path, err)
+	}
+	return unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
 
 // GCPercent is how much garbage there may be beside what is in use; the usual 100

@@ -41,7 +41,7 @@ func MountHost(c Config, dir string, mounted func()) error {
 	if err != nil {
 		return err
 	}
-	if _, err = j.mount(id, &c); err == nil {
+	if _, err = j.mount(id, &c, nil); err == nil {
 		mounted()
 	}
 	return err
@@ -61,8 +61,8 @@ func mountpoint(dir string) (string, error) {
 }
 
 // mount starts the stage that serves the job's mount, waits until it is there
-// and returns the server's process id.
-func (j *job) mount(id identity, c *Config) (int, error) {
+// and returns the server's process id. Each of the signals ends the server.
+func (j *job) mount(id identity, c *Config, signals <-chan os.Signal) (int, error) {
 	said, err := newPipe()
 	if err != nil {
 		return 0, err
@@ -92,6 +92,13 @@ func (j *job) mount(id identity, c *Config) (int, error) {
 		said.closeRead()
 		return 0, err
 	}
+	if signals != nil {
+		go func() {
+			for range signals {
+				unix.Kill(pid, unix.SIGTERM)
+			}
+		}()
+	}
 	ready, there := make(chan struct{}), make(chan struct{})
 	var l listener
 	l.listen(said.r, func(word byte, text string) {
@@ -115,6 +122,9 @@ func (j *job) mount(id identity, c *Config) (int, error) {
 	case <-there:
 		return pid, nil
 	case <-l.done:
+	}
+	if _, ok := l.get(wordMount); ok { // and it has ended already
+		return pid, nil
 	}
 	if text, ok := l.get(wordError); ok {
 		return 0, errors.New(text)
@@ -147,7 +157,15 @@ func mountServer(j *job) {
 		u.Close()
 		os.Exit(1)
 	}
-	go j.unmountAt(term)
+	ours, err := fs.Device(j.Mountpoint)
+	seen := func() bool {
+		at, err := fs.Device(j.Mountpoint)
+		return err == nil && at == ours
+	}
+	if err != nil { // before Linux 4.11
+		seen = func() bool { return true }
+	}
+	go j.unmountAt(term, seen)
 	tell(j.Tell, wordMount, "")
 	os.Exit(j.serve(u, dev, j.Tell, o))
 }
@@ -179,12 +197,14 @@ func (j *job) mountDevice() (int, error) {
 
 // unmountAt takes the mount away when this process is told to end, as when
 // the machine shuts down: what programs wrote is in the kernel's cache still,
-// and comes here before the mount is gone. To be told again changes nothing: who
-// still has files open there may write to them.
-func (j *job) unmountAt(term <-chan os.Signal) {
-	<-term
-	if err := detach(j.Mountpoint); err != nil {
-		os.Exit(1)
+// and comes here before the mount is gone. If it is not seen at the mountpoint nothing
+// is done: it has been taken away, and who has files open there may write to them, or
+// something else lies upon it.
+func (j *job) unmountAt(term <-chan os.Signal, seen func() bool) {
+	for range term {
+		if seen() && detach(j.Mountpoint) != nil && seen() {
+			os.Exit(1)
+		}
 	}
 }
 

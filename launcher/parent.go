@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,15 +33,15 @@ type parent struct {
 	others       []int  // this process's children that are not of this run
 	unmount      func() // takes away a mount that is not in a namespace of its own; may be nil
 
-	stopping atomic.Bool // stop sees to SIGCONT
-	woken    time.Time   // from the last stop
-
 	mu     sync.Mutex
 	child  int // the container; 0 once it was reaped and its number is free
 	server int // 0: none
 	status Status
 	gone   map[int]unix.WaitStatus // the other children that were reaped
 	seen   map[os.Signal]time.Time // when a signal came last
+
+	stopping bool      // stop sees to SIGCONT
+	stopped  time.Time // when it stopped this process last
 }
 
 // run starts the container, which begins as stage s, and waits for it.
@@ -238,22 +237,33 @@ func (p *parent) stop(s syscall.Signal) {
 	if p.continued() { // the shell's fg came in between, and would leave this process stopped
 		return
 	}
-	p.stopping.Store(true)
-	defer p.stopping.Store(false)
-	begin := time.Now()
+	p.mu.Lock()
+	p.stopping, p.stopped = true, time.Now()
+	p.mu.Unlock()
 	raise(s)
-	resumed := func() bool { // this process, by SIGCONT
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return p.seen[unix.SIGCONT].After(begin)
-	}
-	p.woken = time.Now()
-	for !(p.continued() && resumed()) && time.Since(p.woken) < settles {
+	for woken := time.Now(); !(p.continued() && p.resumed()) && time.Since(woken) < settles; {
 		time.Sleep(time.Millisecond)
 	}
-	if resumed() && !p.continued() {
-		p.send(unix.SIGCONT)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = false
+	if p.resumedSince() && !p.continued() {
+		unix.Kill(p.child, unix.SIGCONT)
 	}
+}
+
+// resumed reports whether this process has been continued since it stopped last.
+func (p *parent) resumed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.resumedSince()
+}
+
+// resumedSince is resumed while p.mu is held. A signal that stops takes a SIGCONT away
+// that has not arrived yet; but then it arrives itself, and this process runs.
+func (p *parent) resumedSince() bool {
+	return slices.ContainsFunc([]os.Signal{unix.SIGCONT, unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU},
+		func(s os.Signal) bool { return p.seen[s].After(p.stopped) })
 }
 
 // continued reports whether the container goes on, or did so, since it was seen

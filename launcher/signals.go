@@ -81,10 +81,10 @@ func (p *parent) releaseSignals() {
 // forward sends the signals that arrive on to the container.
 func (p *parent) forward() {
 	for s := range p.signals {
-		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground() ||
-			s == unix.SIGCONT && p.stopping.Load()
+		own := slices.Contains(ownSignals, s) || slices.Contains(terminalSignals, s) && inForeground()
 		p.mu.Lock()
 		p.seen[s] = time.Now()
+		own = own || s == unix.SIGCONT && p.stopping
 		p.mu.Unlock()
 		if !own {
 			p.send(s)
@@ -105,7 +105,7 @@ func (p *parent) send(s os.Signal) {
 func (p *parent) justSeen(s os.Signal) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(p.seen[s]) < 100*time.Millisecond && p.seen[s].After(p.woken)
+	return time.Since(p.seen[s]) < 100*time.Millisecond && p.seen[s].After(p.stopped)
 }
 
 // inForeground reports whether this process's group is the foreground group of

@@ -24,10 +24,12 @@ func stopped(t *testing.T) (p *parent, halt func()) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	})
-	seen := map[os.Signal]time.Time{unix.SIGTTIN: time.Now().Add(time.Hour)}
-	p = &parent{child: cmd.Process.Pid, seen: seen, signals: make(chan os.Signal, 1)}
+	p = &parent{child: cmd.Process.Pid, seen: map[os.Signal]time.Time{}, signals: make(chan os.Signal, 1)}
 	return p, func() {
 		t.Helper()
+		p.mu.Lock()
+		p.seen[unix.SIGTTIN] = time.Now()
+		p.mu.Unlock()
 		unix.Kill(p.child, unix.SIGSTOP)
 		if _, err := unix.Wait4(p.child, nil, unix.WUNTRACED, nil); err != nil {
 			t.Fatal(err)

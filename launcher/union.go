@@ -61,20 +61,19 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 		return err
 	}
 	j.Union = &m
-	if !m.Foreground {
-		_, err := j.mount(identity{}, c)
+	var signals chan os.Signal
+	if m.Foreground {
+		// Before it is mounted: who sees that it is may end this process at once, and the
+		// mount must end with it.
+		signals = make(chan os.Signal, 1)
+		signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
+		defer signal.Stop(signals)
+	}
+	pid, err := j.mount(identity{}, c, signals)
+	if err != nil || !m.Foreground {
 		return err
 	}
-	signals := make(chan os.Signal, 1)
-	// Before it is mounted: who sees that it is may end this process at once, and the
-	// mount must end with it.
-	signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
-	defer signal.Stop(signals)
-	pid, err := j.mount(identity{}, c)
-	if err != nil {
-		return err
-	}
-	return waitForServer(pid, signals)
+	return waitForServer(pid)
 }
 
 // within reports whether dir, an absolute path, is the directory top or lies in
@@ -101,14 +100,8 @@ func sameDir(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(x, y)
 }
 
-// waitForServer waits until the server has ended, and has each of these signals,
-// which would end this process, end the server.
-func waitForServer(pid int, signals <-chan os.Signal) error {
-	go func() {
-		for range signals {
-			unix.Kill(pid, unix.SIGTERM)
-		}
-	}()
+// waitForServer waits until the server has ended.
+func waitForServer(pid int) error {
 	var status unix.WaitStatus
 	for {
 		_, err := unix.Wait4(pid, &status, 0, nil)

@@ -47,7 +47,8 @@ func MountHost(c Config, dir string, mounted func()) error {
 	return err
 }
 
-// mountpoint returns the absolute path of dir, an existing directory.
+// mountpoint returns the absolute path of dir, an existing directory, without symbolic
+// links: mount(2) follows them, but who unmounts must not.
 func mountpoint(dir string) (string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -57,6 +58,9 @@ func mountpoint(dir string) (string, error) {
 		return "", errs.Path(dir, unix.ENOTDIR)
 	}
 	at, err := filepath.Abs(dir)
+	if err == nil {
+		at, err = filepath.EvalSymlinks(at)
+	}
 	return at, errs.Path(dir, err)
 }
 
@@ -157,15 +161,8 @@ func mountServer(j *job) {
 		u.Close()
 		os.Exit(1)
 	}
-	ours, err := fs.Device(j.Mountpoint)
-	seen := func() bool {
-		at, err := fs.Device(j.Mountpoint)
-		return err == nil && at == ours
-	}
-	if err != nil { // before Linux 4.11
-		seen = func() bool { return true }
-	}
-	go j.unmountAt(term, seen)
+	ours, _ := fs.Device(j.Mountpoint)
+	go j.unmountAt(term, ours)
 	tell(j.Tell, wordMount, "")
 	os.Exit(j.serve(u, dev, j.Tell, o))
 }
@@ -195,12 +192,16 @@ func (j *job) mountDevice() (int, error) {
 	return dev, nil
 }
 
-// unmountAt takes the mount away when this process is told to end, as when
-// the machine shuts down: what programs wrote is in the kernel's cache still,
-// and comes here before the mount is gone. If it is not seen at the mountpoint nothing
-// is done: it has been taken away, and who has files open there may write to them, or
-// something else lies upon it.
-func (j *job) unmountAt(term <-chan os.Signal, seen func() bool) {
+// unmountAt takes the mount with the device number ours away when this process is told
+// to end, as when the machine shuts down: what programs wrote is in the kernel's cache
+// still, and comes here before the mount is gone. If another file system is seen at the
+// mountpoint nothing is done: the mount has been taken away, and who has files open
+// there may write to them, or something else lies upon it.
+func (j *job) unmountAt(term <-chan os.Signal, ours uint64) {
+	seen := func() bool {
+		at, err := fs.Device(j.Mountpoint)
+		return err != nil || at == ours
+	}
 	for range term {
 		if seen() && detach(j.Mountpoint) != nil && seen() {
 			os.Exit(1)

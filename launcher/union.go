@@ -67,7 +67,6 @@ func (m UnionMount) Mount(dir string, verbose func(format string, args ...any)) 
 		// mount must end with it.
 		signals = make(chan os.Signal, 1)
 		signal.Notify(signals, unix.SIGHUP, unix.SIGINT, unix.SIGTERM)
-		defer signal.Stop(signals)
 	}
 	pid, err := j.mount(identity{}, c, signals)
 	if err != nil || !m.Foreground {

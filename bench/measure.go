@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -59,8 +60,9 @@ func (a *agent) measure() error {
 	if err := a.furnish(); err != nil {
 		return err
 	}
-	list := contenders(a.config)
+	all := contenders(a.config)
 	for _, g := range groups {
+		list := slices.DeleteFunc(slices.Clone(all), func(c contender) bool { return c.name == g.spared })
 		last := -1 // row that is wanted
 		for i, r := range g.rows {
 			if a.wants(g, r) {

@@ -11,6 +11,12 @@ if [ "$(id -u)" != 0 ]; then
 	exit 0
 fi
 
+# left_out CAUSE: tests that need it are, but in CI that is a failure
+left_out() {
+	say "$*: what needs it is left out"
+	[ -z "${CI:-}" ]
+}
+
 # install PACKAGE...: again if it fails, as a mirror or who else installs something
 # may let it
 install() {
@@ -71,7 +77,7 @@ fi
 if [ -n "$missing" ]; then
 	if command -v apt-get >/dev/null; then
 		say "installing$missing"
-		install $missing
+		install $missing || left_out "packages cannot be installed"
 	else
 		say "this is no Debian: install what these packages hold:$missing"
 	fi
@@ -96,7 +102,7 @@ if [ ! -e /dev/fuse ]; then
 	[ -e /dev/fuse ] || mknod /dev/fuse c 10 229 || true
 fi
 if ! chmod 0666 /dev/fuse || ! (exec 3<>/dev/fuse) 2>/dev/null; then
-	say "/dev/fuse cannot be opened: what mounts is left out"
+	left_out "/dev/fuse cannot be opened"
 fi
 
 # A docker engine, if one can run here.
